@@ -1,0 +1,61 @@
+"""What is read: slices of input files, and the splits that a worker reads in one go."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+SCHEMA_VERSION = 1
+"""Version of everything a part's content depends on but its inputs. Raise it when the same rows would make other bytes."""
+
+
+class FileInfo(NamedTuple):
+    """One file as its store lists it. `etag` changes whenever the content does (mtime in ns on a local disk)."""
+
+    uri: str
+    size: int
+    etag: str
+
+
+class Slice(NamedTuple):
+    """A contiguous piece of one input file.
+
+    `start` and `stop` are bytes for a line file, row groups for Parquet; a file that is read whole has 0 and -1.
+    `name` is what ids are made of: the file's path below the folder that the input patterns have in common.
+    """
+
+    file: FileInfo
+    name: str
+    format: str  # text, jsonl, csv, tsv, parquet
+    codec: str  # "", gz, bz2, zst
+    start: int = 0
+    stop: int = -1
+
+    @property
+    def whole(self) -> bool:
+        return self.stop < 0
+
+
+class Split(NamedTuple):
+    """A planned slice of the input, read by one worker in one go: one slice, or a pack of small files.
+
+    `id` is a digest of the slices, the reader's options and the encoder's (see `split_id`), never of a host, a time or
+    an attempt: the same input under the same options has the same splits.
+    """
+
+    id: str
+    slices: tuple[Slice, ...]
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of input that this split stands for, for progress: an estimate for Parquet row groups."""
+        return sum(s.file.size if s.whole or s.format == "parquet" else s.stop - s.start for s in self.slices)
+
+
+def digest(*parts: object) -> str:
+    """128 bits over JSON-able parts, as 32 hex digits. Order matters; what can be told apart hashes apart."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def split_id(slices: tuple[Slice, ...], options_digest: str) -> str:
+    return digest(SCHEMA_VERSION, slices, options_digest)
