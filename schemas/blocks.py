@@ -20,7 +20,7 @@ class Block(NamedTuple):
     """
 
     split_id: str
-    index: int  # 0, 1, … within the split
+    number: int  # 0, 1, … within the split
     name: str  # part-<digest>.parquet
     table: pa.Table
     input_bytes: int  # of the split that these rows stand for; progress adds them up
@@ -80,12 +80,12 @@ class BlockCoder(beam.coders.Coder):
         self._head = beam.coders.FastPrimitivesCoder()
 
     def encode(self, value: Block) -> bytes:
-        head = (value.split_id, value.index, value.name, value.input_bytes, _ipc(value.table.combine_chunks()))
+        head = (value.split_id, value.number, value.name, value.input_bytes, _ipc(value.table.combine_chunks()))
         return self._head.encode(head)
 
     def decode(self, encoded: bytes) -> Block:
-        split_id, index, name, input_bytes, ipc = self._head.decode(encoded)
-        return Block(split_id, index, name, pa.ipc.open_stream(ipc).read_all(), input_bytes)
+        split_id, number, name, input_bytes, ipc = self._head.decode(encoded)
+        return Block(split_id, number, name, pa.ipc.open_stream(ipc).read_all(), input_bytes)
 
     def is_deterministic(self) -> bool:
         return True

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from schemas.model import ModelFingerprint
 
 ROW_GROUP_ROWS = 8192
 ZSTD_LEVEL = 1
+_PART_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
 MODEL_KEY, STATS_KEY = b"embedding_model", b"embedding_stats"
 
 
@@ -56,7 +58,7 @@ class Part(NamedTuple):
     """A part that is on disk, as its own footer tells it, and the place in the input that it stands for."""
 
     split_id: str
-    index: int
+    number: int
     name: str
     size: int
     checksum: str  # sha256:… of the file locally, etag:… on a store
@@ -88,3 +90,7 @@ def read_footer(source: Any) -> tuple[pa.Schema, PartStats]:
     metadata = pq.read_metadata(source)
     schema = metadata.schema.to_arrow_schema()
     return schema, PartStats.from_json(metadata.metadata[STATS_KEY])
+
+
+def is_part_name(name: str) -> bool:
+    return _PART_NAME.fullmatch(name) is not None

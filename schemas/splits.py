@@ -5,7 +5,7 @@ import json
 from typing import NamedTuple
 
 SCHEMA_VERSION = 1
-"""Version of everything a part's content depends on but its inputs. Raise it when the same rows would make other bytes."""
+"""Version of all that a part's content depends on but its rows. Raise it when the same rows would make other bytes."""
 
 
 class FileInfo(NamedTuple):
@@ -29,6 +29,7 @@ class Slice(NamedTuple):
     codec: str  # "", gz, bz2, zst
     start: int = 0
     stop: int = -1
+    size: int = 0  # bytes of the file that this stands for, for packing and progress
 
     @property
     def whole(self) -> bool:
@@ -47,8 +48,7 @@ class Split(NamedTuple):
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of input that this split stands for, for progress: an estimate for Parquet row groups."""
-        return sum(s.file.size if s.whole or s.format == "parquet" else s.stop - s.start for s in self.slices)
+        return sum(piece.size for piece in self.slices)
 
 
 def digest(*parts: object) -> str:

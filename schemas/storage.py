@@ -5,6 +5,7 @@ call. Never through `with fs.open(..., "wb")`: s3fs, gcsfs and adlfs publish the
 """
 
 import contextlib
+import datetime
 import functools
 import io
 import os
@@ -55,7 +56,7 @@ def join(folder: str, *names: str) -> str:
 def _info(fs: Any, entry: dict[str, Any]) -> FileInfo:
     """What identifies a file's content: the store's own tag, else its time of change."""
     if isinstance(fs, LocalFileSystem):
-        etag = str(Path(entry["name"]).stat().st_mtime_ns)
+        etag = repr(entry["mtime"])
     else:
         known = (entry.get(k) for k in ("ETag", "etag", "generation", "md5Hash", "sha256", "LastModified", "mtime"))
         etag = str(next((v for v in known if v), "")).strip('"')
@@ -91,6 +92,47 @@ def listing(folder: str) -> dict[str, FileInfo]:
             with contextlib.suppress(FileNotFoundError):  # removed between the listing and the look
                 found[entry["name"].rsplit("/", 1)[1]] = _info(fs, entry)
     return found
+
+
+def names_before(folder: str, moment: float) -> list[str]:
+    """Names of the files directly in `folder` that last changed before `moment` (seconds since the epoch)."""
+    fs, path = resolve(folder)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        files = [e for e in fs.ls(path, detail=True) if e["type"] == "file"]
+        return sorted(e["name"].rsplit("/", 1)[-1] for e in files if _changed_at(e) < moment)
+    return []
+
+
+def _changed_at(entry: dict[str, Any]) -> float:
+    """When a store says that a file changed, in seconds since the epoch; 0 where it does not say."""
+    known = (entry.get(k) for k in ("mtime", "LastModified", "last_modified", "updated", "created"))
+    moment = next((v for v in known if v), 0)
+    if isinstance(moment, str):
+        moment = datetime.datetime.fromisoformat(moment)
+    return moment.timestamp() if isinstance(moment, datetime.datetime) else float(moment)
+
+
+def names(folder: str) -> list[str]:
+    """Names of all that is directly in `folder`, folders too; empty where there is no such folder."""
+    fs, path = resolve(folder)
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(
+            n.rstrip("/").rsplit("/", 1)[-1] for n in fs.ls(path, detail=False) if n.rstrip("/") != path.rstrip("/")
+        )
+    return []
+
+
+def folder_uri(folder: str) -> str:
+    """A folder as the URIs of the files in it begin, with the closing '/': `out` never counts `out-2` in."""
+    fs, path = resolve(folder)
+    return _uri(fs, path.rstrip("/")) + "/"
+
+
+def probe_write(folder: str) -> None:
+    """Raises OSError unless files can be put in `folder` (made where it is not there) and removed again."""
+    uri = join(folder, f".probe{TEMPORARY}{os.getpid()}")
+    replace(uri, b"")
+    remove([uri])
 
 
 def find(pattern: str) -> list[FileInfo]:

@@ -1,0 +1,177 @@
+"""What every job's command line does alike: flags, exit status, the runner, progress, the summary."""
+
+import argparse
+import contextlib
+import difflib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from tqdm import tqdm
+
+from schemas.errors import InputError, RunFailed
+from transforms.progress import PROGRESS
+
+REFRESH_SECONDS = 0.5
+LOG_SECONDS = 30.0
+"""Without a terminal, progress is a line this often."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:  # argparse would print its whole usage
+        raise InputError(message)
+
+
+def parser(name: str, description: str) -> argparse.ArgumentParser:
+    return _Parser(
+        prog=f"python -m jobs.{name}",
+        description=description,
+        allow_abbrev=False,
+        epilog="Every Apache Beam flag is passed on: --runner, --job_endpoint, --project, …",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+
+def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, PipelineOptions]:
+    """Our flags and Beam's. A flag that neither knows is an error, since Beam itself would drop it silently."""
+    args, rest = own.parse_known_args(argv)
+    beams = _Parser(add_help=False, allow_abbrev=False, conflict_handler="resolve")
+    for cls in _subclasses(PipelineOptions):
+        with contextlib.suppress(AttributeError, argparse.ArgumentError):
+            cls._add_argparse_args(beams)
+    known = {*own._option_string_actions, *beams._option_string_actions}
+    for flag in (a.split("=", 1)[0] for a in rest if a.startswith("-")):
+        if flag not in known:
+            nearest = difflib.get_close_matches(flag, sorted(known), 1, 0.5)
+            raise InputError(
+                f"{flag}: no such flag{f'; did you mean {nearest[0]}?' if nearest else ''} (--help lists all)"
+            )
+    stray = beams.parse_known_args(rest)[1]
+    if stray:
+        raise InputError(f"{stray[0]}: is no flag and belongs to none")
+    return args, PipelineOptions(rest)
+
+
+def _subclasses(cls: type) -> Iterator[Any]:
+    for sub in cls.__subclasses__():
+        yield sub
+        yield from _subclasses(sub)
+
+
+def runner_of(options: PipelineOptions) -> Any:
+    """The runner to use. DirectRunner means in this process: Beam's own would first try to download Prism."""
+    name = options.view_as(StandardOptions).runner
+    if name in (None, "DirectRunner"):
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        return FnApiRunner()
+    return name
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
+    """Builds and runs to the end. Raises RunFailed where a step did."""
+    try:
+        with beam.Pipeline(runner=runner_of(options), options=options) as pipeline:
+            build(pipeline)
+    except RunFailed as error:
+        raise RunFailed(str(error).split(" [while running '", 1)[0]) from None
+    except Exception as error:  # a runner in another process sends the text alone
+        text = str(error)
+        if "RunFailed: " not in text:
+            raise
+        raise RunFailed(text.rsplit("RunFailed: ", 1)[1].split("\n", 1)[0].split(" [while running", 1)[0]) from None
+
+
+def main(job: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, on_interrupt: str) -> int:
+    """Runs a job and turns how it ended into an exit status: 0 done, 1 failed, 2 wrong command line or input."""
+    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    _quiet_libraries()
+    with _interruptible(on_interrupt):
+        try:
+            job(argv)
+        except InputError as error:
+            say(f"error: {error}")
+            return 2
+        except RunFailed as error:
+            say(f"failed: {error}")
+            return 1
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Beam logs a step's exception with its traceback before raising it; ours is one clear line."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+@contextlib.contextmanager
+def _interruptible(message: str) -> Iterator[None]:
+    """Ctrl-C ends the process at once: every file is there whole or not at all, so there is nothing to wind up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        os.write(2, f"\ninterrupted: {message}\n".encode())
+        os._exit(130)
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def say(text: str) -> None:
+    """A line for the person watching."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def put_result(summary: dict[str, Any], text: str, as_json: bool) -> None:
+    """The job's result, alone on stdout."""
+    sys.stdout.write((json.dumps(summary, sort_keys=True) if as_json else text) + "\n")
+    sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def progress_bar(total_bytes: int) -> Iterator[None]:
+    """Shows rows, tokens a second and time left on stderr while the block runs."""
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(total_bytes, done), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _watch(total_bytes: int, done: threading.Event) -> None:
+    terminal = sys.stderr.isatty()
+    started, first = time.monotonic(), _progress_now()
+    layout = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+    with tqdm(total=total_bytes, file=sys.stderr, bar_format=layout, disable=not terminal, leave=False) as bar:
+        while not done.wait(REFRESH_SECONDS if terminal else LOG_SECONDS):
+            rows, tokens = PROGRESS.rows - first[0], PROGRESS.tokens - first[1]
+            rate = tokens / max(1e-9, time.monotonic() - started)
+            share = min(PROGRESS.input_bytes - first[2], total_bytes)
+            status = f"{rows:,} rows, {rate:,.0f} tokens/s"
+            if terminal:
+                bar.set_postfix_str(status, refresh=False)
+                bar.update(share - bar.n)
+                bar.refresh()
+            else:
+                say(f"{100 * share // max(1, total_bytes)}% {status}")
+
+
+def _progress_now() -> tuple[int, int, int]:
+    return PROGRESS.rows, PROGRESS.tokens, PROGRESS.input_bytes

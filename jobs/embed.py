@@ -1,0 +1,224 @@
+"""Text shards in, a published embeddings dataset out.
+
+python -m jobs.embed --runner=DirectRunner --input 'tests/data/*' --output out
+python -m jobs.embed --input 'shards/*.jsonl.gz' --text_column body --id_column key --output out --dtype bfloat16
+python -m jobs.embed --input 'shards/*.jsonl.gz' --text_column body --output out --plan
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+from transforms.model import EncodeOptions, ResolvedModel, resolve_model
+
+from jobs import cli
+from jobs.embed_plan import describe, estimate, make_plan, sample_rows
+from schemas.errors import InputError
+from schemas.manifest import Manifest, newest_manifest
+from transforms.encode import EncodeTexts
+from transforms.plan import PlanSplits
+from transforms.publish import Plan, PublishDataset
+from transforms.read import BlockOptions, ReadBlocks
+from transforms.sources import ReadOptions
+from transforms.write import AdoptParts, WriteParts, WriteRejects
+
+DESCRIPTION = __doc__.split("\n", 1)[0]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """What to embed, how, and where to. Validated when built; raises InputError naming the flag."""
+
+    input: tuple[str, ...]
+    output: str
+    read: ReadOptions
+    encode: EncodeOptions
+    format: str = "auto"
+    id_from: str = "offset"
+    rows_per_part: int = 16_384
+    split_bytes: int = 8 << 20
+    redistribute: bool = False
+    max_error_rate: float = 0.001
+    skip_bad_files: bool = False
+    duplicate_ids: str = "error"
+    keep_versions: int = 1
+    fresh: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows_per_part", 1), ("split_bytes", 1), ("keep_versions", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"--{name} {getattr(self, name)}: must be {least} or more")
+        if not 0 <= self.max_error_rate <= 1:
+            raise InputError(f"--max_error_rate {self.max_error_rate}: a share of the rows, from 0 to 1")
+        if self.id_from == "text" and self.read.id_column:
+            raise InputError("--id_from text and --id_column: ids come from one of them")
+        twice = {"id", "text", "token_count", "truncated", "embedding"} & set(self.read.keep_columns)
+        if twice:
+            raise InputError(f"--keep_columns {sorted(twice)[0]}: the dataset has a column of that name already")
+        if self.format == "text" and (self.read.id_column or self.read.keep_columns):
+            raise InputError("--format text: a line of text has no columns for --id_column or --keep_columns")
+
+
+def build(
+    pipeline: beam.Pipeline, config: EmbedConfig, plan: Plan, blocks: BlockOptions, model: ResolvedModel
+) -> beam.PCollection:
+    """The pipeline: plan -> splits -> blocks -> encoded blocks -> parts -> the published version."""
+    planned = pipeline | PlanSplits(plan)
+    read = planned.splits | beam.Reshuffle() | ReadBlocks(blocks)
+    missing, adopted, refused = read.blocks, [], [read.rejects]
+    if not config.fresh:
+        found = read.blocks | AdoptParts(config.output, model.fingerprint)
+        missing, adopted = found.missing, [found.parts]
+        refused.append(found.rejects)
+    if config.redistribute:
+        missing = missing | "Redistribute" >> beam.Reshuffle()
+    encode = missing | EncodeTexts(model, config.encode)
+    written = encode.encoded | WriteParts(config.output, model.fingerprint, overwrite=config.fresh)
+    rejects = (*refused, encode.rejects) | "AllRejects" >> beam.Flatten() | WriteRejects(config.output)
+    parts = (*adopted, written) | "AllParts" >> beam.Flatten()
+    return {"plan": planned.plan, "reads": read.reads, "parts": parts, "rejects": rejects} | PublishDataset()
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Every flag of the job."""
+    own = cli.parser("embed", DESCRIPTION)
+    add = own.add_argument
+    add("--input", nargs="+", required=True, metavar="GLOB", help="files, folders or globs of text shards")
+    add("--output", required=True, metavar="DIR", help="folder of the dataset; an earlier output is brought up to date")
+    add(
+        "--format",
+        default="auto",
+        choices=["auto", "text", "jsonl", "csv", "tsv", "parquet"],
+        help="auto: by file name",
+    )
+    add("--text_column", default="text", help="column or field to embed")
+    add("--id_column", help="column or field that holds unique ids")
+    add("--id_from", default="offset", choices=["offset", "text"], help="without --id_column: what ids are made of")
+    add("--keep_columns", default="", metavar="A,B", help="columns to carry over into the dataset")
+    add("--model", default="all-MiniLM-L6-v2", help="a name, a model hub's id, or a folder")
+    add("--model_revision", help="revision on the model hub")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where the encoder computes")
+    add("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "auto"], help="of the transformer")
+    add("--backend", default="torch", choices=["torch"], help="what runs the transformer")
+    add("--batch_tokens", type=int, help="tokens in a batch, padding included; default: what suits the device")
+    add("--prompt_name", help="one of the model's own prompts")
+    add("--prompt", help="text to put before every row")
+    add(
+        "--normalize",
+        default="model",
+        choices=["model", "true", "false"],
+        help="unit vectors; model: as the model does",
+    )
+    add("--truncate_dim", type=int, help="keep this many dimensions")
+    add("--max_seq_length", type=int, help="tokens of a text that count; default: the model's own")
+    add("--long_texts", default="truncate", choices=["truncate", "chunk", "reject"], help="texts longer than that")
+    add("--min_fidelity", type=float, default=0.999, help="least cosine to float32 that a lower precision may have")
+    add("--rows_per_part", type=int, default=EmbedConfig.rows_per_part, help="most rows of a part; the mean is a third")
+    add("--split_bytes", type=int, default=EmbedConfig.split_bytes, help="input that one worker reads in one go")
+    add("--redistribute", action="store_true", help="shuffle texts after reading: for few, huge, unsplittable files")
+    add("--max_error_rate", type=float, default=EmbedConfig.max_error_rate, help="share of rows that may be broken")
+    add("--skip_bad_files", action="store_true", help="go on without files that cannot be read, and list them")
+    add("--duplicate_ids", default="error", choices=["error", "keep"], help="what to do about ids that are not unique")
+    add("--keep_versions", type=int, default=1, help="published versions to keep, the newest included")
+    add("--fresh", action="store_true", help="encode everything anew, whatever is there")
+    add("--plan", action="store_true", help="say what would be done and how long it would take; do nothing")
+    add("--json", action="store_true", help="the summary as one JSON object on stdout")
+    return own
+
+
+def config_of(args: argparse.Namespace) -> EmbedConfig:
+    def chosen(cls: type) -> dict[str, Any]:
+        return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
+
+    kept = tuple(name for name in args.keep_columns.split(",") if name)
+    read = ReadOptions(text_column=args.text_column, id_column=args.id_column, keep_columns=kept)
+    own = {k: v for k, v in chosen(EmbedConfig).items() if k != "input"}
+    return EmbedConfig(**own, input=tuple(args.input), read=read, encode=EncodeOptions(**chosen(EncodeOptions)))
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """The job. Raises InputError or RunFailed."""
+    args, options = cli.parse(arguments(), argv)
+    config = config_of(args)
+    model = resolve_model(config.encode)
+    plan, blocks, why = make_plan(config, model)
+    sample = sample_rows(plan, blocks)
+    cli.say(describe(config, plan, model, why))
+    if args.plan:
+        predicted = estimate(plan, sample, model, config.encode)
+        cli.put_result(predicted, _lines(predicted), args.json)
+        return
+    with cli.progress_bar(plan.input_bytes):
+        cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
+    manifest = newest_manifest(config.output)
+    if manifest is None:
+        cli.say("submitted; the pipeline publishes when it is done")
+        return
+    summary = summarize(config, manifest, plan)
+    cli.put_result(summary, _summary_text(summary), args.json)
+
+
+def summarize(config: EmbedConfig, manifest: Manifest, plan: Plan) -> dict[str, Any]:
+    """What a run comes down to, for people and for programs."""
+    counts = manifest.counts
+    unchanged = manifest.run != plan.run
+    seconds = manifest.timings["wall_seconds"]
+    return {
+        "output": config.output,
+        "version": manifest.version,
+        "unchanged": unchanged,
+        "rows_in": counts.rows_in,
+        "rows_out": counts.rows_out,
+        "rejected": counts.rejected,
+        "blank_lines": counts.blank_lines,
+        "truncated": counts.truncated,
+        "chunks": counts.chunks,
+        "tokens": counts.tokens,
+        "parts": len(manifest.parts),
+        "reused": manifest.reused,
+        "bad_files": manifest.bad_files,
+        "fidelity": manifest.fidelity,
+        "seconds": seconds,
+        "tokens_per_second": 0 if unchanged else manifest.timings.get("tokens_per_second", 0),
+    }
+
+
+def _summary_text(found: dict[str, Any]) -> str:
+    rejected = ", ".join(f"{n:,} {reason}" for reason, n in found["rejected"].items()) or "none"
+    reused = found["reused"]
+    lines = [
+        f"{found['output']}: version {found['version']}{', unchanged' if found['unchanged'] else ''}",
+        f"  rows in {found['rows_in']:,}, out {found['rows_out']:,}; rejected: {rejected}",
+        f"  truncated {found['truncated']:,}; tokens {found['tokens']:,}; parts {found['parts']:,}",
+    ]
+    if found["blank_lines"]:
+        lines.append(f"  blank lines {found['blank_lines']:,}")
+    if found["bad_files"]:
+        lines.append(f"  files left out: {', '.join(uri for uri, _ in found['bad_files'])}")
+    if found["unchanged"]:
+        lines.append("  nothing was new")
+    else:
+        lines.append(f"  {found['seconds']:.1f} s, {found['tokens_per_second']:,.0f} tokens/s")
+        lines.append(f"  reused: {reused['splits']:,} splits, {reused['parts']:,} parts, {reused['rows']:,} rows")
+    if found["fidelity"]:
+        lines.append(f"  fidelity: least cosine to float32 {found['fidelity']['min_cosine']:.5f}")
+    lines.append(f"  open it: pandas.read_parquet({found['output']!r})")
+    return "\n".join(lines)
+
+
+def _lines(found: dict[str, Any]) -> str:
+    return "\n".join(
+        f"{key}: {value:,}" if isinstance(value, int | float) else f"{key}: {value}" for key, value in found.items()
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job; returns its exit status: 0 published, 1 failed and published nothing, 2 wrong command or input."""
+    return cli.main(run, argv, "what is finished is kept; run the same command again to go on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

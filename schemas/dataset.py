@@ -1,0 +1,55 @@
+"""The one way in which jobs read a dataset: by its manifest, never by a glob."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import storage
+from schemas.errors import InputError, RunFailed
+from schemas.manifest import Manifest, PartEntry, read_manifest, versions
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One published version: it stays what it is while newer ones are published beside it."""
+
+    uri: str
+    manifest: Manifest
+
+    def part_uri(self, part: PartEntry) -> str:
+        return storage.join(self.uri, part.name)
+
+    def read_part(self, part: PartEntry, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of one part. Raises RunFailed where a later publish has removed it."""
+        try:
+            with storage.open_read(self.part_uri(part)) as file:
+                return pq.read_table(file, columns=columns, page_checksum_verification=True)
+        except FileNotFoundError:
+            raise RunFailed(
+                f"{self.part_uri(part)}: gone, because a newer version than {self.manifest.version} was published "
+                "while this one was read; read again, or publish with --keep_versions 2"
+            ) from None
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Its rows in input order, a part at a time."""
+        return (self.read_part(part, columns) for part in self.manifest.parts)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All its rows, in memory."""
+        return pa.concat_tables(self.batches(columns))
+
+
+def open_dataset(uri: str, version: int | None = None) -> Dataset:
+    """The dataset published in folder `uri`: its newest version, or an older one that was kept.
+
+    Raises:
+        InputError: no manifest there, or not that version.
+    """
+    found = versions(uri)
+    if not found:
+        raise InputError(f"{uri}: no published dataset (no _manifest/*.json); name the --output of a finished run")
+    if version is not None and version not in found:
+        raise InputError(f"{uri}: version {version} is not there; there are {', '.join(map(str, found))}")
+    return Dataset(uri, read_manifest(uri, found[-1] if version is None else version))

@@ -1,0 +1,139 @@
+"""Inputs -> splits: listing, slicing, packing, and what a published version lets this run take over."""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from schemas import storage
+from schemas.embeddings import is_part_name
+from schemas.errors import InputError
+from schemas.splits import FileInfo, Slice, Split, split_id
+from transforms.sources import BadFile, detect, parquet_row_groups
+
+PACK_FILES = 4096
+"""Most files in one pack: each costs an open, and a pack is the unit of work."""
+
+LINE_FORMATS = ("text", "jsonl")
+
+
+def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
+    """Files that the patterns match, each once, with the name that ids are made of; in the order of these names.
+
+    The name is the path below the deepest folder that all patterns share before their first wildcard. It is taken from
+    the patterns, not from what they match today, so that tomorrow's files do not change today's names.
+
+    Raises:
+        InputError: a pattern matches nothing, or two files would have one name.
+    """
+    found: dict[str, FileInfo] = {}
+    for pattern in patterns:
+        files = storage.find(pattern)
+        if not files:
+            raise InputError(f"--input {pattern}: matches no file")
+        found |= {file.uri: file for file in files}
+    base = _common_folder([storage.fixed_folder(p) for p in patterns])
+    return sorted(((file, uri.removeprefix(base)) for uri, file in found.items()), key=lambda pair: pair[1])
+
+
+def _common_folder(folders: list[str]) -> str:
+    parts = [folder.split("/") for folder in folders]
+    common = []
+    for level in zip(*parts, strict=False):
+        if len(set(level)) > 1:
+            break
+        common.append(level[0])
+    base = "/".join(common)
+    return f"{base}/" if base and not base.endswith("/") else base
+
+
+def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes: int) -> list[tuple[Slice, ...]]:
+    """What each split reads: pieces of large files, packs of small ones.
+
+    Raises:
+        InputError: a file's format cannot be told from its name.
+    """
+    small: list[Slice] = []
+    large: list[tuple[Slice, ...]] = []
+    for file, name in files:
+        kind, codec = detect(name, format_)
+        if file.size == 0 and not codec and kind != "parquet":
+            continue
+        whole = Slice(file, name, kind, codec, size=file.size)
+        if file.size <= split_bytes:
+            small.append(whole)
+        else:
+            large += [(piece,) for piece in _slices(whole, split_bytes)]
+    return [*_packs(small, split_bytes), *large]
+
+
+def _slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
+    size = whole.file.size
+    if whole.format == "parquet":
+        yield from _row_group_slices(whole, split_bytes)
+    elif whole.codec or whole.format not in LINE_FORMATS:
+        yield whole
+    else:
+        for start in range(0, size, split_bytes):
+            stop = min(start + split_bytes, size)
+            yield whole._replace(start=start, stop=stop, size=stop - start)
+
+
+def _row_group_slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
+    try:
+        groups = parquet_row_groups(whole.file)
+    except BadFile:
+        yield whole  # the reader says what is wrong with it, or skips it
+        return
+    start = gathered = 0
+    for number, (_, group_bytes) in enumerate(groups):
+        if gathered and gathered + group_bytes > split_bytes:
+            yield whole._replace(start=start, stop=number, size=gathered)
+            start, gathered = number, 0
+        gathered += group_bytes
+    yield whole._replace(start=start, stop=len(groups), size=gathered)
+
+
+def _packs(small: list[Slice], split_bytes: int) -> Iterator[tuple[Slice, ...]]:
+    """Small files in packs of at most `split_bytes` and `PACK_FILES`. Past a quarter of that a pack ends where a file's
+    name says so, at a rate that makes most packs end that way: a file added among many changes the packs around it and
+    no others."""
+    pack: list[Slice] = []
+    filled = 0.0
+    for piece in small:
+        share = max(piece.file.size / split_bytes, 1 / PACK_FILES)
+        named = zlib.crc32(piece.name.encode()) / 2**32 < 4 * share
+        if pack and (filled + share > 1 or (filled >= 0.25 and named)):
+            yield tuple(pack)
+            pack, filled = [], 0.0
+        pack.append(piece)
+        filled += share
+    if pack:
+        yield tuple(pack)
+
+
+def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> list[Split]:
+    return [Split(split_id(pieces, options_digest), pieces) for pieces in slices]
+
+
+def check_output(output: str, inputs: Iterable[FileInfo]) -> None:
+    """Raises InputError unless the output folder is new, empty or a dataset of ours, is writable, and no input lies in
+    it. What a killed run left there is ours."""
+    if storage.stat(output) is not None:
+        raise InputError(f"--output {output}: is a file; name a folder")
+    root = storage.folder_uri(output)
+    for file in inputs:
+        if file.uri.startswith(root):
+            raise InputError(f"--output {output}: the input {file.uri} lies in it; write to a folder of its own")
+    foreign = sorted(name for name in storage.names(output) if not _is_ours(name))
+    if foreign:
+        raise InputError(
+            f"--output {output}: holds something else ({', '.join(foreign[:3])}); name an empty folder or an earlier "
+            "output of this job"
+        )
+    try:
+        storage.probe_write(output)
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_ours(name: str) -> bool:
+    return name in ("_manifest", "_rejects", "_SUCCESS") or storage.TEMPORARY in name or is_part_name(name)

@@ -1,0 +1,197 @@
+"""Split -> blocks of rows, rejected rows, and a record that the split was read to its end."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import apache_beam as beam
+import pyarrow as pa
+
+from schemas import storage
+from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead, block_name
+from schemas.errors import RunFailed
+from schemas.rejects import Reject
+from schemas.splits import Slice, Split
+from transforms.cut import AnchorFinder, Cutter, row_hash
+from transforms.progress import PROGRESS
+from transforms.sources import BadFile, BlankLine, ReadOptions, Row, read_rows
+
+REJECTS_PER_CHUNK = 1000
+ANCHOR_SEARCH_SPLITS = 4
+"""How many split sizes to look ahead for an anchor before cutting at the next line: bounds what odd data can cost."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """What turns rows into blocks. All of it but `skip_bad_files` is part of every split's identity."""
+
+    read: ReadOptions
+    kept: pa.Schema
+    fingerprint_digest: str
+    id_from: str = "offset"  # offset or text; an id column wins over both
+    rows_per_part: int = 16_384
+    split_bytes: int = 8 << 20
+    skip_bad_files: bool = False
+
+
+def read_split(split: Split, options: BlockOptions) -> Iterator[Block | RejectChunk | SplitRead]:
+    """Everything that is in a split: its blocks and rejects in input order, last its `SplitRead`.
+
+    Raises:
+        RunFailed: a file cannot be read (on), unless bad files are skipped; or it changed since it was planned.
+    """
+    return _SplitReader(split, options).read()
+
+
+class _SplitReader:
+    def __init__(self, split: Split, options: BlockOptions) -> None:
+        self.split, self.options = split, options
+        self.cutter = Cutter(options.rows_per_part)
+        self.rows: list[tuple[str, Row]] = []  # (source, row) of the open block
+        self.rejects: list[Reject] = []
+        self.blocks = self.rows_in = self.blank_lines = self.block_bytes = 0
+        self.bad_files: list[tuple[str, str]] = []
+        self.bytes_left = split.input_bytes
+
+    def read(self) -> Iterator[Block | RejectChunk | SplitRead]:
+        for piece in self.split.slices:
+            try:
+                yield from self._read_piece(piece)
+            except BadFile as error:
+                if not self.options.skip_bad_files:
+                    raise RunFailed(
+                        f"{error}; mend or remove the file, or go on without it: --skip_bad_files"
+                    ) from None
+                self.bad_files.append((error.uri, error.reason))
+            if self.cutter.end_of_file():
+                yield from self._close_block()
+        yield from self._close_block()
+        if self.rejects:
+            yield RejectChunk(self.split.id, tuple(self.rejects))
+        PROGRESS.add(input_bytes=self.bytes_left)  # what a block's text did not account for: markup, line ends
+        yield SplitRead(self.split.id, self.blocks, self.rows_in, self.blank_lines, tuple(self.bad_files))
+
+    def _read_piece(self, piece: Slice) -> Iterator[Block | RejectChunk]:
+        for item in read_rows(anchored(piece, self.options), self.options.read):
+            if isinstance(item, Row):
+                size = len(item.text)
+                if self.cutter.begins_block(row_hash(item.text), size):
+                    yield from self._close_block()
+                self.rows.append((piece.name, item))
+                self.block_bytes += size
+                self.rows_in += 1
+            elif isinstance(item, BlankLine):
+                self.blank_lines += 1
+            else:
+                self.rows_in += 1
+                self.rejects.append(item)
+                if len(self.rejects) >= REJECTS_PER_CHUNK:
+                    yield RejectChunk(self.split.id, tuple(self.rejects))
+                    self.rejects = []
+        _check_unchanged(piece)
+
+    def _close_block(self) -> Iterator[Block]:
+        if not self.rows:
+            return
+        table = _table(self.rows, self.options)
+        name = block_name(table, self.options.fingerprint_digest)
+        stands_for = min(self.block_bytes, self.bytes_left)
+        yield Block(self.split.id, self.blocks, name, table, stands_for)
+        self.bytes_left -= stands_for
+        self.blocks += 1
+        self.rows, self.block_bytes = [], 0
+
+
+def anchored(piece: Slice, options: BlockOptions) -> Slice:
+    """The piece that a split really reads: a byte range moved on, at both ends, to the next anchor.
+
+    So blocks depend on the content around them, not on where the ranges happened to fall, and the ranges of a file
+    still share out its lines: each end is found from the same bytes by the same rule as its neighbour's start.
+    """
+    if piece.whole or piece.format == "parquet":
+        return piece
+    start = _next_anchor(piece, piece.start, options) if piece.start else 0
+    stop = _next_anchor(piece, piece.stop, options) if piece.stop < piece.file.size else piece.file.size
+    return piece._replace(start=start, stop=stop)
+
+
+def _next_anchor(piece: Slice, position: int, options: BlockOptions) -> int:
+    """Offset of the first anchor after `position`; where none turns up for very long, a line that far on; the file's
+    size where it ends before that (as it grows, an anchor may turn up there, which begins a block in any case).
+
+    Never decreasing in `position`, so that ranges of a file neither overlap nor leave a gap.
+    """
+    finder = AnchorFinder(options.rows_per_part)
+    for item in read_rows(piece._replace(start=position, stop=piece.file.size), options.read):
+        if item.offset >= position + ANCHOR_SEARCH_SPLITS * options.split_bytes:
+            return item.offset
+        if isinstance(item, Row) and finder.is_anchor(row_hash(item.text)):
+            return item.offset
+    return piece.file.size
+
+
+def _check_unchanged(piece: Slice) -> None:
+    """What was planned must be what was read, or a later run would take over rows that are no longer the file's."""
+    now = storage.stat(piece.file.uri)
+    if now is None or (now.size, now.etag) != (piece.file.size, piece.file.etag):
+        raise RunFailed(f"{piece.file.uri}: changed while it was read; run again when nothing writes to it")
+
+
+def _table(rows: list[tuple[str, Row]], options: BlockOptions) -> pa.Table:
+    columns = {
+        "id": pa.array(_ids(rows, options), pa.string()),
+        "text": pa.array([row.text for _, row in rows], pa.string()),
+        SOURCE: pa.array([source for source, _ in rows], pa.string()),
+        OFFSET: pa.array([row.offset for _, row in rows], pa.int64()),
+    }
+    for i, field in enumerate(options.kept):
+        try:
+            columns[field.name] = pa.array([row.kept[i] for _, row in rows], field.type)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise RunFailed(
+                f"{rows[0][0]}: kept column '{field.name}' is no {field.type} as elsewhere: {error}"
+            ) from None
+    return pa.table(columns)
+
+
+def _ids(rows: list[tuple[str, Row]], options: BlockOptions) -> list[str]:
+    if options.read.id_column:
+        return [row.id or "" for _, row in rows]
+    if options.id_from == "text":
+        return [text_id(row.text) for _, row in rows]
+    return [f"{source}#{row.offset}" for source, row in rows]
+
+
+def text_id(text: str) -> str:
+    """Hex of a 128-bit hash of the text: the id under `--id_from text`."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclasses.dataclass
+class ReadBlocks(beam.PTransform):
+    """PCollection[Split] -> (blocks: PCollection[Block], rejects: PCollection[RejectChunk],
+    reads: PCollection[SplitRead])
+
+    A generator, fused with what follows: a split's next block is read when the last one is written, so a worker holds
+    one block.
+    """
+
+    options: BlockOptions
+
+    def expand(self, splits: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        return splits | "ReadSplit" >> beam.ParDo(_ReadSplit(self.options)).with_outputs(
+            "rejects", "reads", main="blocks"
+        )
+
+
+class _ReadSplit(beam.DoFn):
+    def __init__(self, options: BlockOptions) -> None:
+        self.options = options
+
+    def process(self, split: Split) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+        for item in read_split(split, self.options):
+            if isinstance(item, Block):
+                yield item
+            else:
+                tag = "rejects" if isinstance(item, RejectChunk) else "reads"
+                yield beam.pvalue.TaggedOutput(tag, item)
