@@ -46,6 +46,7 @@ class EmbedConfig:
     duplicate_ids: str = "error"
     keep_versions: int = 1
     fresh: bool = False
+    encode_timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         for name, least in (("rows_per_part", 1), ("split_bytes", 1), ("keep_versions", 1)):
@@ -75,7 +76,7 @@ def build(
         refused.append(found.rejects)
     if config.redistribute:
         missing = missing | "Redistribute" >> beam.Reshuffle()
-    encode = missing | EncodeTexts(model, config.encode)
+    encode = missing | EncodeTexts(model, config.encode, config.encode_timeout_seconds)
     written = encode.encoded | WriteParts(config.output, model.fingerprint, overwrite=config.fresh)
     rejects = (*refused, encode.rejects) | "AllRejects" >> beam.Flatten() | WriteRejects(config.output)
     parts = (*adopted, written) | "AllParts" >> beam.Flatten()
@@ -124,6 +125,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--duplicate_ids", default="error", choices=["error", "keep"], help="what to do about ids that are not unique")
     add("--keep_versions", type=int, default=1, help="published versions to keep, the newest included")
     add("--fresh", action="store_true", help="encode everything anew, whatever is there")
+    add(
+        "--encode_timeout_seconds",
+        type=float,
+        default=600.0,
+        help="a worker that finishes no batch for so long is hung",
+    )
     add("--plan", action="store_true", help="say what would be done and how long it would take; do nothing")
     add("--json", action="store_true", help="the summary as one JSON object on stdout")
     return own

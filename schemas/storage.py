@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.errors import InputError
+from schemas.errors import InputError, RunFailed
 from schemas.splits import FileInfo
 
 SCHEMES = ("file", "gs", "s3", "az", "abfs", "hf", "memory")
@@ -129,7 +129,7 @@ def folder_uri(folder: str) -> str:
 
 
 def probe_write(folder: str) -> None:
-    """Raises OSError unless files can be put in `folder` (made where it is not there) and removed again."""
+    """Raises RunFailed unless files can be put in `folder` (made where it is not there) and removed again."""
     uri = join(folder, f".probe{TEMPORARY}{os.getpid()}")
     replace(uri, b"")
     remove([uri])
@@ -193,18 +193,28 @@ def create(uri: str, data: bytes) -> bool:
             fs.pipe_file(path, data, mode="create")
     except FileExistsError:
         return False
+    except OSError as error:
+        raise _not_written(uri, error) from error
     return True
 
 
 def replace(uri: str, data: bytes) -> None:
     """Puts a whole file at `uri`, in place of what is there."""
     fs, path = resolve(uri)
-    if isinstance(fs, LocalFileSystem):
-        with _temporary(Path(path), data) as temporary:
-            temporary.replace(path)
-        _sync_folder(Path(path).parent)
-    else:
-        fs.pipe_file(path, data, mode="overwrite")
+    try:
+        if isinstance(fs, LocalFileSystem):
+            with _temporary(Path(path), data) as temporary:
+                temporary.replace(path)
+            _sync_folder(Path(path).parent)
+        else:
+            fs.pipe_file(path, data, mode="overwrite")
+    except OSError as error:
+        raise _not_written(uri, error) from error
+
+
+def _not_written(uri: str, error: OSError) -> RunFailed:
+    """Disk full, read-only, no permission: nothing is there that was not whole before."""
+    return RunFailed(f"{uri}: cannot be written: {error.strerror or error}; make room or mend it and run again")
 
 
 def remove(uris: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Block -> encoded block: the DoFn that holds the model."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import apache_beam as beam
 import numpy as np
@@ -16,6 +16,7 @@ from schemas.rejects import Reason
 from transforms.encoder import Encoded, Encoder
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.progress import PROGRESS
+from transforms.watchdog import Watchdog
 from transforms.write import EncodedBlock, encoder_rejects
 
 ERROR_CHARACTERS = 300
@@ -30,32 +31,45 @@ class EncodeTexts(beam.PTransform):
 
     model: ResolvedModel
     options: EncodeOptions
+    timeout_seconds: float = 600.0  # without a finished batch, before the process counts as hung
 
     def expand(self, blocks: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        encode = _EncodeBlock(self.model, self.options)
+        encode = _EncodeBlock(self.model, self.options, self.timeout_seconds)
         return blocks | "EncodeBlock" >> beam.ParDo(encode).with_outputs("rejects", main="encoded")
 
 
 class _EncodeBlock(beam.DoFn):
-    def __init__(self, model: ResolvedModel, options: EncodeOptions) -> None:
-        self.model, self.options = model, options
+    def __init__(self, model: ResolvedModel, options: EncodeOptions, timeout_seconds: float) -> None:
+        self.model, self.options, self.timeout_seconds = model, options, timeout_seconds
         self.shared = Shared()
         self.tokens = Metrics.counter("embed", "tokens")
         self.rows = Metrics.counter("embed", "rows")
 
     def setup(self) -> None:
         self.encoder = self.shared.acquire(lambda: Encoder(self.model, self.options))
+        self.watchdog = Watchdog(self.timeout_seconds)
 
     def process(self, block: Block) -> Iterator[EncodedBlock | beam.pvalue.TaggedOutput]:
-        encoded = encode_block(block, self.encoder, self.model, self.options)
+        with self.watchdog.watch(block.name):
+            encoded = encode_block(block, self.encoder, self.model, self.options, self._count)
         self.rows.inc(encoded.stats.rows_in)
         self.tokens.inc(encoded.stats.tokens)
         if rejects := encoder_rejects(block, encoded.stats):
             yield beam.pvalue.TaggedOutput("rejects", rejects)
         yield encoded
 
+    def _count(self, rows: int, tokens: int) -> None:
+        self.watchdog.alive()
+        PROGRESS.add(rows=rows, tokens=tokens)
 
-def encode_block(block: Block, encoder: Encoder, model: ResolvedModel, options: EncodeOptions) -> EncodedBlock:
+
+def encode_block(
+    block: Block,
+    encoder: Encoder,
+    model: ResolvedModel,
+    options: EncodeOptions,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> EncodedBlock:
     """The part that a block becomes. A function of the block and the model alone.
 
     Raises:
@@ -64,7 +78,7 @@ def encode_block(block: Block, encoder: Encoder, model: ResolvedModel, options: 
     texts: list[str] = block.table.column("text").to_pylist()
     chunks = encoder.chunk(texts) if options.long_texts == "chunk" else [[text] for text in texts]
     rows = [row for row, pieces in enumerate(chunks) for _ in pieces]
-    encoded = encoder.encode([piece for pieces in chunks for piece in pieces], PROGRESS.add)
+    encoded = encoder.encode([piece for pieces in chunks for piece in pieces], on_batch)
     _check_fidelity(encoded, options)
     refused = _refused(encoded, rows, options)
     kept = np.array([i for i, row in enumerate(rows) if row not in refused], np.int64)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from schemas import storage
 from schemas.embeddings import is_part_name
-from schemas.errors import InputError
+from schemas.errors import InputError, RunFailed
 from schemas.splits import FileInfo, Slice, Split, split_id
 from transforms.sources import BadFile, detect, parquet_row_groups
 
@@ -131,8 +131,8 @@ def check_output(output: str, inputs: Iterable[FileInfo]) -> None:
         )
     try:
         storage.probe_write(output)
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written: {error.strerror or error}") from None
+    except RunFailed as error:
+        raise InputError(f"--output {output}: {error}") from None
 
 
 def _is_ours(name: str) -> bool:

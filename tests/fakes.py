@@ -1,0 +1,30 @@
+"""An encoder for tests of everything but vectors: deterministic, and fast enough for millions of rows."""
+
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from transforms.encoder import Encoded
+from transforms.model import EncodeOptions, ResolvedModel
+
+PALETTE = 997
+
+
+class FakeEncoder:
+    """Same text, same unit vector. A text's tokens are its words."""
+
+    def __init__(self, model: ResolvedModel, options: EncodeOptions) -> None:
+        self.limit = options.max_seq_length or model.fingerprint.max_seq_length
+        vectors = np.random.default_rng(0).standard_normal((PALETTE, model.fingerprint.dim), np.float32)
+        self.palette = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def encode(self, texts: Sequence[str], on_batch: Callable[[int, int], None] | None = None) -> Encoded:
+        counts = np.array([text.count(" ") + 3 for text in texts], np.int32)
+        rows = np.array([zlib.crc32(text.encode()) % PALETTE for text in texts], np.int64)
+        if on_batch:
+            on_batch(len(texts), int(counts.sum()))
+        return Encoded(self.palette[rows], counts, counts > self.limit, (), ())
+
+    def chunk(self, texts: Sequence[str]) -> list[list[str]]:
+        return [[text] for text in texts]

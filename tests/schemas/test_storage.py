@@ -1,0 +1,109 @@
+"""The verbs on files: whole or not at all, on a disk and on an object store's interface."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas import storage
+from schemas.errors import InputError
+
+
+@pytest.fixture(params=["disk", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "out") if request.param == "disk" else f"memory://{tmp_path.name}/{time.time_ns()}"
+
+
+def test_create_puts_a_file_once(folder: str) -> None:
+    uri = storage.join(folder, "a.bin")
+    assert storage.create(uri, b"first")
+    assert not storage.create(uri, b"second")
+    assert storage.read_bytes(uri) == b"first"
+    assert storage.names(folder) == ["a.bin"]
+
+
+def test_replace_takes_the_place_of_what_is_there(folder: str) -> None:
+    uri = storage.join(folder, "a.bin")
+    storage.replace(uri, b"first")
+    storage.replace(uri, b"second")
+    assert storage.read_bytes(uri) == b"second"
+    assert storage.names(folder) == ["a.bin"]
+
+
+def test_listing_names_files_with_size_and_a_tag_that_changes(folder: str) -> None:
+    uri = storage.join(folder, "a.bin")
+    storage.replace(uri, b"123")
+    before = storage.listing(folder)["a.bin"]
+    assert before == storage.stat(uri)
+    assert before.size == 3
+    time.sleep(0.01)
+    storage.replace(uri, b"1234")
+    assert storage.listing(folder)["a.bin"].size == 4
+    storage.remove([uri, uri])
+    assert storage.listing(folder) == {}
+    assert storage.stat(uri) is None
+
+
+def test_a_local_file_rewritten_at_the_same_size_has_another_tag(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"123")
+    before = storage.stat(str(path))
+    time.sleep(0.02)
+    path.write_bytes(b"321")
+    assert storage.stat(str(path)) != before
+
+
+def test_of_many_that_create_at_once_one_wins(tmp_path: Path) -> None:
+    uri = str(tmp_path / "out" / "part")
+    with multiprocessing.get_context("fork").Pool(4) as pool:
+        won = pool.starmap(storage.create, [(uri, bytes([n]) * 100_000) for n in range(16)])
+    assert sum(won) == 1
+    assert storage.read_bytes(uri) == bytes([won.index(True)]) * 100_000
+    assert os.listdir(tmp_path / "out") == ["part"]
+
+
+def test_only_old_temporaries_are_removed(tmp_path: Path) -> None:
+    old, young, data = tmp_path / ".part.tmp-1-a", tmp_path / ".part.tmp-2-b", tmp_path / "part"
+    for path in (old, young, data):
+        path.write_bytes(b"")
+    os.utime(old, (1, 1))
+    os.utime(data, (1, 1))
+    storage.remove_stale_temporaries(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == [".part.tmp-2-b", "part"]
+
+
+def test_find_takes_files_folders_and_globs_and_leaves_out_hidden_ones(tmp_path: Path) -> None:
+    for name in ("a.txt", "b/c.txt", "b/_SUCCESS", ".hidden/d.txt", "b/.e.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def found(pattern: str) -> list[str]:
+        return [str(Path(f.uri).relative_to(tmp_path)) for f in storage.find(str(tmp_path / pattern))]
+
+    assert found("") == ["a.txt", "b/c.txt"]
+    assert found("a.txt") == ["a.txt"]
+    assert found("*/*.txt") == ["b/c.txt"]
+    assert found("**/*.txt") == ["a.txt", "b/c.txt"]
+    assert found("none*") == found("none") == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fixed"),
+    [("{}", "{}/"), ("{}/a*.txt", "{}/"), ("{}/*/a.txt", "{}/"), ("{}/a.txt", "{}/"), ("{}/b*/c/a.txt", "{}/")],
+)
+def test_the_fixed_folder_of_a_pattern_ends_before_its_first_wildcard(
+    tmp_path: Path, pattern: str, fixed: str
+) -> None:
+    assert storage.fixed_folder(pattern.format(tmp_path)) == fixed.format(tmp_path)
+
+
+@pytest.mark.parametrize("uri", ["ftp://host/a", "http://host/a", "zip://a::file://b", "s3://a::b"])
+def test_other_schemes_and_chains_are_refused_by_name(uri: str) -> None:
+    with pytest.raises(InputError, match=r"scheme 'ftp'|scheme 'http'|chained"):
+        storage.resolve(uri)
+
+
+def test_a_folder_never_counts_its_namesake_in(tmp_path: Path) -> None:
+    assert not str(tmp_path / "out-2" / "a").startswith(storage.folder_uri(str(tmp_path / "out")))
