@@ -1,0 +1,71 @@
+"""Bytes -> rows: one module for each format, and no Beam. `read_rows` is all that the pipeline needs."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from schemas.rejects import Reject
+from schemas.splits import Slice
+from transforms.sources.delimited import delimited_columns, read_delimited
+from transforms.sources.jsonl import jsonl_columns, read_jsonl
+from transforms.sources.names import FORMATS, detect
+from transforms.sources.parquet import kept_fields, parquet_row_groups, parquet_schema, read_parquet
+from transforms.sources.rows import BadFile, BlankLine, ReadOptions, Row
+from transforms.sources.text import read_text
+
+__all__ = [
+    "FORMATS",
+    "BadFile",
+    "BlankLine",
+    "ReadOptions",
+    "Row",
+    "columns_of",
+    "detect",
+    "kept_schema",
+    "parquet_row_groups",
+    "read_rows",
+]
+
+_READERS = {
+    "text": read_text,
+    "jsonl": read_jsonl,
+    "csv": read_delimited,
+    "tsv": read_delimited,
+    "parquet": read_parquet,
+}
+
+
+def read_rows(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
+    """What is in the piece, in order, lazily: good rows, refused ones, and lines that are none.
+
+    A line file that is not compressed has exactly the records whose line begins at a byte in `[start, stop)`; Parquet
+    has those of row groups `start` to `stop`; any other file is read whole. `stop` below 0 is the file's end.
+
+    Raises:
+        BadFile: the file cannot be read (on); what came before the damage has been yielded.
+    """
+    return _READERS[piece.format](piece, options)
+
+
+def columns_of(piece: Slice, options: ReadOptions) -> list[str] | None:
+    """The columns that the file has: its header, its schema, or the keys of its first object. None for text.
+
+    Raises:
+        BadFile: it cannot be read that far.
+    """
+    if piece.format == "parquet":
+        return parquet_schema(piece.file).names
+    if piece.format == "text":
+        return None
+    return jsonl_columns(piece, options) if piece.format == "jsonl" else delimited_columns(piece, options)
+
+
+def kept_schema(piece: Slice, options: ReadOptions) -> pa.Schema:
+    """Fields of `Row.kept`, all nullable: strings, but for Parquet the file's own types.
+
+    Raises:
+        BadFile: a Parquet file that cannot be read or has not the column.
+    """
+    if piece.format == "parquet":
+        return pa.schema(kept_fields(piece, options))
+    return pa.schema([pa.field(name, pa.string()) for name in options.keep_columns])

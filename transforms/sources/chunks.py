@@ -1,0 +1,129 @@
+"""A file's bytes, decompressed, a chunk at a time, and a BadFile wherever they cannot be trusted.
+
+Python's own readers take a .zst that ends inside a frame, and several a .gz, for a whole file. Here a file is good only
+if its last member says that it is complete.
+"""
+
+import bz2
+import contextlib
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import zstandard
+
+from schemas import storage
+from schemas.splits import Slice
+from transforms.sources.rows import BadFile
+
+CHUNK_BYTES = 1 << 20
+_READ_BYTES = {"gz": 1 << 16, "bz2": 1 << 16, "zst": 256}
+"""Compressed bytes to take at once. zstandard's decoder cannot be told how much to put out at most; a block of 4 bytes
+may hold 128 KiB, so 256 bytes make 8 MiB at most (64 KiB could make 2 GiB), and take no longer."""
+_KIND = {"gz": "gzip", "bz2": "bzip2", "zst": "Zstandard"}
+_MAGIC = {
+    "gz": (b"\x1f\x8b",),
+    "bz2": (b"BZh",),
+    "zst": (b"\x28\xb5\x2f\xfd", *(bytes([i]) + b"*M\x18" for i in range(80, 96))),
+}
+
+
+def read_chunks(piece: Slice) -> Iterator[bytes]:
+    """Non-empty chunks of the piece's file, from byte `piece.start - 1` on (0 for a whole file) to the file's end.
+
+    Raises:
+        BadFile: it cannot be opened or read, or it is compressed and truncated, corrupt, empty (not even one member)
+            or not what its name says. All that came before the damage has been yielded then.
+    """
+    with reading(piece.file.uri), storage.open_read(piece.file.uri, max(piece.start - 1, 0)) as file:
+        size = _READ_BYTES.get(piece.codec, CHUNK_BYTES)
+        raw = iter(lambda: file.read(size), b"")
+        if piece.codec:
+            yield from _gathered(decompress(raw, piece.codec, piece.file.uri))
+        else:
+            yield from raw
+
+
+@contextlib.contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """Turns what the file system says of a file into BadFile. A lost connection is no fault of the file's: it passes,
+    for the runner to try again."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        raise BadFile(uri, f"cannot be read: {error.strerror or error}") from None
+
+
+def _gathered(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in chunks of at least CHUNK_BYTES, so that small ones cost nothing further on."""
+    held: list[bytes] = []
+    size = 0
+    try:
+        for part in parts:
+            held.append(part)
+            size += len(part)
+            if size >= CHUNK_BYTES:
+                yield b"".join(held)
+                held, size = [], 0
+    except BadFile:
+        if held:
+            yield b"".join(held)
+        raise
+    if held:
+        yield b"".join(held)
+
+
+def decompress(raw: Iterator[bytes], codec: str, uri: str) -> Iterator[bytes]:
+    """The content of compressed `raw`: one member or frame after another, in pieces of at most some MiB.
+
+    Zero bytes after a gzip member are padding, as gzip itself has it. Raises BadFile as `read_chunks` says.
+    """
+    data = next(raw, b"")
+    head, member = data[:8], 0
+    if not data:
+        raise BadFile(uri, f"empty: no {_KIND[codec]} member (a compressed file of no rows has one)")
+    while data:
+        decoder, member = _decoder(codec), member + 1
+        while not decoder.eof:
+            try:
+                output, data, hungry = _step(decoder, data, codec)
+            except (zlib.error, zstandard.ZstdError, OSError, ValueError) as error:
+                raise BadFile(uri, _what_is_wrong(codec, head, member, error)) from None
+            if output:
+                yield output
+            if hungry and not decoder.eof:
+                data = next(raw, b"")
+                if not data:
+                    raise BadFile(uri, f"truncated: it ends inside {_KIND[codec]} member {member}")
+        data = decoder.unused_data or next(raw, b"")
+        if codec == "gz":
+            data = _without_padding(data, raw)
+
+
+def _without_padding(data: bytes, raw: Iterator[bytes]) -> bytes:
+    while data and not (rest := data.lstrip(b"\0")):
+        data = next(raw, b"")
+    return rest if data else b""
+
+
+def _decoder(codec: str) -> Any:
+    if codec == "gz":
+        return zlib.decompressobj(wbits=31)
+    return bz2.BZ2Decompressor() if codec == "bz2" else zstandard.ZstdDecompressor().decompressobj()
+
+
+def _step(decoder: Any, data: bytes, codec: str) -> tuple[bytes, bytes, bool]:
+    """`(output, input left, whether it needs more input)`. A full output means that there may be more of it inside."""
+    if codec == "zst":
+        return decoder.decompress(data), b"", True
+    output = decoder.decompress(data, CHUNK_BYTES)
+    left = decoder.unconsumed_tail if codec == "gz" else b""
+    return output, left, not left and len(output) < CHUNK_BYTES
+
+
+def _what_is_wrong(codec: str, head: bytes, member: int, error: Exception) -> str:
+    if member == 1 and not head.startswith(_MAGIC[codec]):
+        return f"named .{codec} but no {_KIND[codec]} file: it begins with {head!r}"
+    return f"corrupt {_KIND[codec]} data in member {member}: {error}"
