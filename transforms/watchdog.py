@@ -1,4 +1,4 @@
-"""Ends a process whose encoder hangs, so that its runner starts the bundle again elsewhere, or the person again here."""
+"""Ends a process whose encoder hangs, so that its runner starts the bundle again, or the person the job."""
 
 import contextlib
 import os
@@ -37,8 +37,8 @@ class Watchdog:
         while not finished.wait(min(self.seconds / 4, 5)):
             if time.monotonic() - self.last > self.seconds:
                 sys.stderr.write(
-                    f"failed: {what}: no batch was encoded for {self.seconds:g} s (--encode_timeout_seconds); nothing is "
-                    "published, what is finished is kept; run again to go on\n"
+                    f"failed: {what}: no batch was encoded for {self.seconds:g} s (--encode_timeout_seconds); nothing "
+                    "is published, what is finished is kept; run again to go on\n"
                 )
                 sys.stderr.flush()
                 os._exit(1)
