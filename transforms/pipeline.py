@@ -1,0 +1,103 @@
+"""A SentenceTransformer as the encoder runs it: features in, finished vectors out."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from schemas.errors import InputError
+from transforms.load import load_sentence_transformer
+from transforms.model import EncodeOptions, ResolvedModel
+from transforms.tokenize import FastTokenizer
+from transforms.tokenize_slow import SlowTokenizer
+
+OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+class ModelPipeline:
+    """The model's own modules with the options applied, in `fingerprint.dtype` where that is asked for.
+
+    In a low precision only the transformer is low: with pooling and normalising in bfloat16, norms are off by 4e-3.
+    """
+
+    def __init__(self, resolved: ResolvedModel, options: EncodeOptions, device: str) -> None:
+        self.dim = resolved.fingerprint.dim
+        self._normalize = options.normalize == "true"
+        self._device = torch.device(device)
+        self._exact = self._load(resolved, options)
+        self._model = self._exact
+        self.is_low = resolved.fingerprint.dtype != "float32"
+        if self.is_low:
+            self._model = self._load(resolved, options)
+            _lower(self._model, getattr(torch, resolved.fingerprint.dtype))
+        self.tokenizer = _tokenizer(self._exact, resolved.fingerprint.prompt)
+
+    def __call__(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
+        """(len(rows), dim) float32."""
+        return self._vectors(self._model, tokens, rows)
+
+    def reference(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
+        """The same in float32."""
+        return self._vectors(self._exact, tokens, rows)
+
+    def one_thread(self) -> None:
+        """Called by each worker: its operations use the one core that it is."""
+        if self._device.type == "cpu":
+            torch.set_num_threads(1)
+
+    def ran_out_of_memory(self, error: Exception) -> bool:
+        """Whether a smaller batch may pass. Frees what the allocator of the device holds back."""
+        found = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(m in str(error) for m in OUT_OF_MEMORY)
+        if found and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return found
+
+    def _load(self, resolved: ResolvedModel, options: EncodeOptions) -> Any:
+        model = load_sentence_transformer(resolved.folder, self._device.type)
+        if options.max_seq_length:
+            model.max_seq_length = options.max_seq_length
+        if options.normalize == "false":
+            for name in [name for name, module in model.named_children() if type(module).__name__ == "Normalize"]:
+                delattr(model, name)
+        return model
+
+    def _vectors(self, model: Any, tokens: Any, rows: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            features = self.tokenizer.features(tokens, rows)
+            if self._device.type != "cpu":
+                features = {k: _to(v, self._device) if torch.is_tensor(v) else v for k, v in features.items()}
+            vectors = model(features)["sentence_embedding"][..., : self.dim]
+            if self._normalize:
+                vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
+            return vectors.float().cpu().numpy()
+
+
+def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type == "cuda":  # from pinned memory the copy does not wait
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _lower(model: Any, dtype: torch.dtype) -> None:
+    """Converts the transformer alone; what it hands on is float32 again. Faster than autocast, which casts weights at
+    every call."""
+    first = model[0]
+    transformer = getattr(first, "auto_model", None)
+    if not isinstance(transformer, torch.nn.Module):
+        raise InputError(f"--dtype: the model begins with {type(first).__name__}, no transformer; use --dtype float32")
+    transformer.to(dtype)
+    first.register_forward_hook(_raise)
+
+
+def _raise(module: Any, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:
+    for name, value in features.items():
+        if torch.is_tensor(value) and value.is_floating_point():
+            features[name] = value.float()
+    return features
+
+
+def _tokenizer(model: Any, prompt: str) -> FastTokenizer | SlowTokenizer:
+    try:
+        return FastTokenizer(model, prompt)
+    except (ValueError, AttributeError, TypeError):
+        return SlowTokenizer(model, prompt)
