@@ -60,7 +60,7 @@ def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[arg
     return args, PipelineOptions(rest)
 
 
-def _subclasses(cls: type) -> Iterator[Any]:
+def _subclasses(cls: Any) -> Iterator[Any]:
     for sub in cls.__subclasses__():
         yield sub
         yield from _subclasses(sub)
@@ -92,7 +92,6 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
 
 def main(job: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, on_interrupt: str) -> int:
     """Runs a job and turns how it ended into an exit status: 0 done, 1 failed, 2 wrong command line or input."""
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     _quiet_libraries()
     with _interruptible(on_interrupt):
         try:

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
-from transforms.model import EncodeOptions, ResolvedModel, resolve_model
 
 from jobs import cli
 from jobs.embed_plan import describe, estimate, make_plan, sample_rows
 from schemas.errors import InputError
 from schemas.manifest import Manifest, newest_manifest
 from transforms.encode import EncodeTexts
+from transforms.model import EncodeOptions, ResolvedModel, resolve_model
 from transforms.plan import PlanSplits
 from transforms.publish import Plan, PublishDataset
 from transforms.read import BlockOptions, ReadBlocks
@@ -172,7 +172,7 @@ def summarize(config: EmbedConfig, manifest: Manifest, plan: Plan) -> dict[str, 
     """What a run comes down to, for people and for programs."""
     counts = manifest.counts
     unchanged = manifest.run != plan.run
-    seconds = manifest.timings["wall_seconds"]
+    timings = manifest.timings
     return {
         "output": config.output,
         "version": manifest.version,
@@ -188,8 +188,9 @@ def summarize(config: EmbedConfig, manifest: Manifest, plan: Plan) -> dict[str, 
         "reused": manifest.reused,
         "bad_files": manifest.bad_files,
         "fidelity": manifest.fidelity,
-        "seconds": seconds,
-        "tokens_per_second": 0 if unchanged else manifest.timings.get("tokens_per_second", 0),
+        "seconds": timings["wall_seconds"],
+        "encode_seconds": timings["encode_seconds"],
+        "tokens_per_second": round(timings["encoded_tokens"] / max(1e-3, timings["encode_seconds"])),
     }
 
 

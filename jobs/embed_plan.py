@@ -7,13 +7,13 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from transforms.model import EncodeOptions, ResolvedModel
 
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from schemas.rejects import BLANK_REASONS, Reason, Reject
 from schemas.splits import Slice, digest
 from transforms.inputs import LINE_FORMATS, check_output, list_inputs, make_splits, slice_files
+from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
 from transforms.publish import finish_removals
 from transforms.read import BlockOptions

@@ -64,6 +64,7 @@ class Part(NamedTuple):
     checksum: str  # sha256:… of the file locally, etag:… on a store
     adopted: bool  # found there rather than written by this run
     stats: PartStats
+    encode_msec: int  # what encoding it took this run
 
 
 def part_bytes(table: pa.Table, stats: PartStats) -> bytes:

@@ -1,7 +1,9 @@
 """Block -> encoded block: the DoFn that holds the model."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -33,9 +35,11 @@ class EncodeTexts(beam.PTransform):
     options: EncodeOptions
     timeout_seconds: float = 600.0  # without a finished batch, before the process counts as hung
 
-    def expand(self, blocks: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        encode = _EncodeBlock(self.model, self.options, self.timeout_seconds)
-        return blocks | "EncodeBlock" >> beam.ParDo(encode).with_outputs("rejects", main="encoded")
+    def expand(self, blocks: beam.PCollection) -> Any:
+        encode = beam.ParDo(_EncodeBlock(self.model, self.options, self.timeout_seconds)).with_output_types(
+            EncodedBlock
+        )
+        return blocks | "EncodeBlock" >> encode.with_outputs("rejects", main="encoded")
 
 
 class _EncodeBlock(beam.DoFn):
@@ -49,7 +53,7 @@ class _EncodeBlock(beam.DoFn):
         self.encoder = self.shared.acquire(lambda: Encoder(self.model, self.options))
         self.watchdog = Watchdog(self.timeout_seconds)
 
-    def process(self, block: Block) -> Iterator[EncodedBlock | beam.pvalue.TaggedOutput]:
+    def process(self, block: Block) -> Iterator[Any]:
         with self.watchdog.watch(block.name):
             encoded = encode_block(block, self.encoder, self.model, self.options, self._count)
         self.rows.inc(encoded.stats.rows_in)
@@ -75,6 +79,7 @@ def encode_block(
     Raises:
         RunFailed: vectors of a low precision are further from float32 than `min_fidelity` allows.
     """
+    started = time.monotonic()
     texts: list[str] = block.table.column("text").to_pylist()
     chunks = encoder.chunk(texts) if options.long_texts == "chunk" else [[text] for text in texts]
     rows = [row for row, pieces in enumerate(chunks) for _ in pieces]
@@ -93,7 +98,8 @@ def encode_block(
         rejects=tuple((row, str(reason), error[:ERROR_CHARACTERS]) for row, (reason, error) in sorted(refused.items())),
         cosines=tuple(float(c) for c in encoded.cosines),
     )
-    return EncodedBlock(block.split_id, block.number, block.name, table, stats, block.input_bytes)
+    msec = round(1000 * (time.monotonic() - started))
+    return EncodedBlock(block.split_id, block.number, block.name, table, stats, block.input_bytes, msec)
 
 
 def _check_fidelity(encoded: Encoded, options: EncodeOptions) -> None:
@@ -110,9 +116,9 @@ def _refused(encoded: Encoded, rows: list[int], options: EncodeOptions) -> dict[
     for position, reason, error in encoded.failures:
         refused.setdefault(rows[position], (reason, error))
     if options.long_texts == "reject":
-        for position in np.flatnonzero(encoded.truncated):
-            tokens = int(encoded.token_counts[position])
-            refused.setdefault(rows[position], (Reason.TOO_LONG, f"{tokens} tokens or more; --long_texts reject"))
+        for long in np.flatnonzero(encoded.truncated):
+            tokens = int(encoded.token_counts[long])
+            refused.setdefault(rows[long], (Reason.TOO_LONG, f"{tokens} tokens or more; --long_texts reject"))
     return refused
 
 

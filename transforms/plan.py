@@ -45,12 +45,14 @@ class PlanSplits(beam.PTransform):
 
     plan: Plan
 
-    def expand(self, begin: beam.pvalue.PBegin) -> beam.pvalue.DoOutputsTuple:
+    def expand(self, begin: beam.pvalue.PBegin) -> Any:
         packed = begin | "PackedPlan" >> beam.Create([zlib.compress(pickle.dumps(self.plan))])
-        return packed | "UnpackPlan" >> beam.FlatMap(_unpack).with_outputs("plan", main="splits")
+        return packed | "UnpackPlan" >> beam.FlatMap(_unpack).with_output_types(Split).with_outputs(
+            "plan", main="splits"
+        )
 
 
-def _unpack(packed: bytes) -> Iterator[Split | beam.pvalue.TaggedOutput]:
+def _unpack(packed: bytes) -> Iterator[Any]:
     plan: Plan = pickle.loads(zlib.decompress(packed))
     yield beam.pvalue.TaggedOutput("plan", dataclasses.replace(plan, todo=()))
     yield from plan.todo

@@ -113,7 +113,11 @@ def _draft(
         inputs=plan.inputs,
         counts=counts,
         fidelity=_fidelity(splits),
-        timings={"wall_seconds": round(time.time() - plan.started, 3)},
+        timings={
+            "wall_seconds": round(time.time() - plan.started, 3),
+            "encode_seconds": sum(p.encode_msec for p in parts) / 1000,  # over all workers
+            "encoded_tokens": sum(p.stats.tokens for p in parts if not p.adopted),
+        },
         reused={
             "splits": len(old),
             "parts": sum(len(s.parts) for s in old) + len({p.name for p in adopted}),

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
@@ -178,17 +179,16 @@ class ReadBlocks(beam.PTransform):
 
     options: BlockOptions
 
-    def expand(self, splits: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        return splits | "ReadSplit" >> beam.ParDo(_ReadSplit(self.options)).with_outputs(
-            "rejects", "reads", main="blocks"
-        )
+    def expand(self, splits: beam.PCollection) -> Any:
+        read = beam.ParDo(_ReadSplit(self.options)).with_output_types(Block)
+        return splits | "ReadSplit" >> read.with_outputs("rejects", "reads", main="blocks")
 
 
 class _ReadSplit(beam.DoFn):
     def __init__(self, options: BlockOptions) -> None:
         self.options = options
 
-    def process(self, split: Split) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+    def process(self, split: Split) -> Iterator[Any]:
         for item in read_split(split, self.options):
             if isinstance(item, Block):
                 yield item

@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -32,6 +32,7 @@ class EncodedBlock(NamedTuple):
     table: pa.Table
     stats: PartStats
     input_bytes: int
+    encode_msec: int = 0
 
 
 class RejectPart(NamedTuple):
@@ -62,14 +63,13 @@ def _adopt(output: str, name: str, split_id: str, number: int, rows: int, finger
         return None
     if made_by.digest != fingerprint.digest or stats.rows_in != rows:
         return None
-    return Part(split_id, number, name, info.size, _checksum(uri, info.etag), True, stats)
+    return Part(split_id, number, name, info.size, _checksum(uri, info.etag), True, stats, 0)
 
 
 def _checksum(uri: str, etag: str) -> str:
     if not storage.is_local(uri):
         return f"etag:{etag}"
-    with storage.open_read(uri) as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    return f"sha256:{hashlib.sha256(storage.read_bytes(uri)).hexdigest()}"
 
 
 def write_part(output: str, block: EncodedBlock, fingerprint: ModelFingerprint, overwrite: bool = False) -> Part:
@@ -88,7 +88,7 @@ def write_part(output: str, block: EncodedBlock, fingerprint: ModelFingerprint, 
     if not storage.is_local(uri):
         info = storage.stat(uri)
         checksum = f"etag:{info.etag if info else ''}"
-    return Part(block.split_id, block.number, block.name, len(data), checksum, False, block.stats)
+    return Part(block.split_id, block.number, block.name, len(data), checksum, False, block.stats, block.encode_msec)
 
 
 def encoder_rejects(block: Block, stats: PartStats) -> RejectChunk | None:
@@ -135,14 +135,12 @@ class AdoptParts(beam.PTransform):
     output: str
     fingerprint: ModelFingerprint
 
-    def expand(self, blocks: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        adopt = beam.FlatMap(_adopt_block, self.output, self.fingerprint)
+    def expand(self, blocks: beam.PCollection) -> Any:
+        adopt = beam.FlatMap(_adopt_block, self.output, self.fingerprint).with_output_types(Block)
         return blocks | "AdoptPart" >> adopt.with_outputs("parts", "rejects", main="missing")
 
 
-def _adopt_block(
-    block: Block, output: str, fingerprint: ModelFingerprint
-) -> Iterator[Block | beam.pvalue.TaggedOutput]:
+def _adopt_block(block: Block, output: str, fingerprint: ModelFingerprint) -> Iterator[Any]:
     part = find_part(output, block, fingerprint)
     if part is None:
         yield block

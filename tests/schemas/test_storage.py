@@ -93,9 +93,7 @@ def test_find_takes_files_folders_and_globs_and_leaves_out_hidden_ones(tmp_path:
     ("pattern", "fixed"),
     [("{}", "{}/"), ("{}/a*.txt", "{}/"), ("{}/*/a.txt", "{}/"), ("{}/a.txt", "{}/"), ("{}/b*/c/a.txt", "{}/")],
 )
-def test_the_fixed_folder_of_a_pattern_ends_before_its_first_wildcard(
-    tmp_path: Path, pattern: str, fixed: str
-) -> None:
+def test_the_fixed_folder_of_a_pattern_ends_before_its_first_wildcard(tmp_path: Path, pattern: str, fixed: str) -> None:
     assert storage.fixed_folder(pattern.format(tmp_path)) == fixed.format(tmp_path)
 
 
