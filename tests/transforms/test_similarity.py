@@ -1,0 +1,385 @@
+"""The kernel against a float64 brute force, bit for bit, on vectors chosen to break it."""
+
+import dataclasses
+import itertools
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms import similarity
+from transforms.bounds import (
+    GRID,
+    SCORE_ERROR,
+    Filter,
+    PreparedBlock,
+    int8_filter,
+    normalize,
+    prefix_filter,
+    prepare,
+    threshold,
+)
+from transforms.similarity import Buffers, Tile, pairs_in_blocks, products_of, scores_of
+from transforms.top_k import NO_RANK, BestPairs, TopK, top_k_in_blocks
+from transforms.tuning import estimate_pairs, fit_filter, threshold_for
+
+SHAPES = ["gaussian", "equal", "opposite", "near", "tiny_tail", "dominant_axis", "clustered", "low_rank", "mixed"]
+SLOW = settings(max_examples=60, deadline=None)
+
+
+def make(shape: str, n: int, dims: int, seed: int) -> np.ndarray:
+    """`(n, dims)` float32 vectors, not normalised."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, dims))
+    if shape == "equal":
+        x[:] = x[0]
+    elif shape == "opposite":
+        x[:] = x[0] * np.where(np.arange(n) % 2, -1, 1)[:, None]
+    elif shape == "near":  # cosines within 1e-7 of 0.8 with the first row
+        first, rest = x[:1] / np.linalg.norm(x[0]), x[1:]
+        rest -= (rest @ first.T) * first
+        rest /= np.linalg.norm(rest, axis=1, keepdims=True)
+        cosines = 0.8 + rng.integers(-3, 4, (n - 1, 1)) * 3e-8
+        x[0], x[1:] = first, cosines * first + np.sqrt(1 - cosines**2) * rest
+    elif shape == "tiny_tail":
+        x[:, 3:] *= 10.0 ** -rng.integers(3, 9, (n, 1))
+    elif shape == "dominant_axis":
+        x[:, 0] = 10.0 ** rng.integers(0, 7, n)
+    elif shape == "clustered":
+        x = x[rng.integers(0, max(n // 8, 1), n)] + 0.4 * x
+    elif shape == "low_rank":
+        x = x[:, :2] @ rng.standard_normal((2, dims))
+    elif shape == "mixed":
+        return np.concatenate([make(s, n, dims, seed)[i :: len(SHAPES)] for i, s in enumerate(SHAPES[:-1])])
+    return (x * 10.0 ** rng.integers(-3, 4, (len(x), 1))).astype(np.float32)
+
+
+def filters(units: np.ndarray) -> list[Filter]:
+    dims = units.shape[1]
+    flat = np.eye(dims)
+    return [int8_filter(dims), Filter(None, flat), *(prefix_filter(units, d) for d in {2, dims // 3, dims} if d > 1)]
+
+
+def brute(units: np.ndarray) -> np.ndarray:
+    wide = units.astype(np.float64)
+    norms = np.sqrt(np.square(wide).sum(axis=1))
+    return (wide @ wide.T / (norms[:, None] * norms)).astype(np.float32)
+
+
+def found(a: PreparedBlock, b: PreparedBlock, min_score: float, first_a: int = 0, first_b: int = 0, **options) -> dict:
+    pairs = [
+        ((int(i) + first_a, int(j) + first_b), score)
+        for chunk in pairs_in_blocks(a, b, min_score, **options)
+        for i, j, score in zip(*chunk, strict=True)
+    ]
+    assert len(dict(pairs)) == len(pairs), "a pair was reported twice"
+    return dict(pairs)
+
+
+def expected(scores: np.ndarray, min_score: float) -> dict:
+    rows, cols = np.nonzero(np.triu(scores >= np.float32(min_score), 1))
+    return {(int(i), int(j)): scores[i, j] for i, j in zip(rows, cols, strict=True)}
+
+
+vectors = st.builds(
+    make, st.sampled_from(SHAPES), st.integers(2, 90), st.sampled_from([3, 7, 24, 65, 384]), st.integers(0, 2**16)
+)
+
+
+@SLOW
+@given(vectors)
+def test_normalized_rows_are_unit_on_the_grid_and_their_own(raw):
+    units = normalize(raw)
+    wide = units.astype(np.float64)
+    assert np.abs(np.linalg.norm(wide, axis=1) - 1).max() < 1e-6
+    assert (wide * GRID == np.rint(wide * GRID)).all()
+    assert (normalize(units) == units).all()
+    assert all((normalize(raw[i : i + 1]) == units[i]).all() for i in range(len(raw)))
+    true = raw.astype(np.float64)
+    true /= np.linalg.norm(true, axis=1, keepdims=True)
+    assert np.abs(brute(units) - true @ true.T).max() < SCORE_ERROR
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf, -np.inf])
+def test_zero_and_non_finite_rows_are_refused_by_number(bad):
+    raw = make("gaussian", 20, 8, 0)
+    raw[[3, 17]] = 0
+    raw[[3, 17], 1] = bad
+    for refuse in (normalize, lambda v: prepare(v, int8_filter(8))):
+        with pytest.raises(ValueError, match=r"rows 3, 17$"):
+            refuse(raw)
+    with pytest.raises(ValueError, match=re.escape("and 10 more")):
+        normalize(np.zeros((20, 4)))
+
+
+@SLOW
+@given(vectors, vectors)
+def test_no_product_is_below_the_threshold_of_its_own_score(one, other):
+    """The proof itself, on every pair of two blocks with scales and errors of their own."""
+    dims = min(one.shape[1], other.shape[1])
+    one, other = one[:, :dims] + np.float32(1e-3), other[:, :dims] + np.float32(1e-3)
+    for choice in filters(normalize(one)):
+        a, b = prepare(one, choice), prepare(other, choice)
+        products = a.codes.int().numpy() @ b.codes.int().numpy().T
+        scores = (a.units.double() @ b.units.double().T / (a.norms[:, None] * b.norms)).float().numpy()
+        assert (products[: len(a), : len(b)] >= threshold(a, b, scores)).all(), choice.name
+
+
+def test_half_the_margin_would_lose_a_pair():
+    """Rounding errors that all point along the vector: the margin is what it must be, not what happened to do."""
+    dims = 384
+    raw = np.ones((3, dims), dtype=np.float32)
+    raw[2] = np.eye(dims)[0]  # sets the scale, and every 0.051 is 6.48 codes
+    block = prepare(raw, Filter(None, np.eye(dims)))
+    assert found(block, block, 1.0, same=True) == {(0, 1): np.float32(1)}
+    halved = dataclasses.replace(block, error=block.error / 2)
+    assert found(halved, halved, 1.0, same=True) == {}
+
+
+@SLOW
+@given(vectors, st.floats(0, 1), st.integers(-1, 1), st.sampled_from([(32, 32), (64, 96), (1024, 2048)]), st.data())
+def test_pairs_are_the_brute_force_for_every_filter_tile_and_cut(raw, quantile, ulps, tile, data):
+    units = normalize(raw)
+    scores = brute(units)
+    min_score = np.quantile(scores, quantile, method="nearest")  # a score that is there, and its neighbours
+    min_score = float(np.nextafter(min_score, np.float32(2 * ulps))) if ulps else float(min_score)
+    cut = data.draw(st.integers(0, len(raw)))
+    want = expected(scores, min_score)
+    for choice in filters(units):
+        a, b = prepare(raw[:cut], choice), prepare(raw[cut:], choice)
+        pairs = found(a, a, min_score, same=True, tile=tile) | found(b, b, min_score, cut, cut, same=True, tile=tile)
+        assert pairs | found(a, b, min_score, 0, cut, tile=tile) == want, choice.name
+        assert {(j, i): s for (i, j), s in found(b, a, min_score, cut, 0, tile=tile).items()}.items() <= want.items()
+
+
+@SLOW
+@given(vectors, st.sampled_from([0.3, 0.8, 0.99]), st.randoms(use_true_random=False))
+def test_pairs_do_not_depend_on_row_order(raw, min_score, random):
+    order = list(range(len(raw)))
+    random.shuffle(order)
+    choice = filters(normalize(raw))[-1]
+    here, there = prepare(raw, choice), prepare(raw[order], choice)
+    moved = {tuple(sorted((order[i], order[j]))): s for (i, j), s in found(there, there, min_score, same=True).items()}
+    assert moved == found(here, here, min_score, same=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_score_is_the_same_alone_in_any_batch_and_in_either_order(shape, monkeypatch):
+    block = prepare(make(shape, 90, 384, 1), int8_filter(384))
+    n = len(block)
+    rows, cols = (grid.ravel() for grid in np.meshgrid(np.arange(n), np.arange(n)))
+    want = brute(block.units.numpy())[rows, cols]
+    assert (scores_of(block, rows, block, cols) == want).all()
+    assert (scores_of(block, cols, block, rows) == want).all()
+    assert (similarity._scores_on_device(block, rows, block, cols) == want).all()
+    assert all(scores_of(block, rows[[i]], block, cols[[i]]) == want[i] for i in range(0, n * n, 97))
+    for dense in (0, 2):
+        monkeypatch.setattr(similarity, "DENSE", dense)
+        tile = Tile(slice(0, n), slice(0, n))
+        assert (similarity.tile_scores_of(block, rows, block, cols, tile) == want).all()
+
+
+@SLOW
+@given(vectors)
+def test_equal_vectors_score_one_and_opposite_ones_minus_one(raw):
+    both = np.concatenate([raw, raw, -raw])
+    block = prepare(both, int8_filter(raw.shape[1]))
+    rows = np.arange(len(raw))
+    assert (scores_of(block, rows, block, rows + len(raw)) == 1).all()
+    assert (scores_of(block, rows, block, rows + 2 * len(raw)) == -1).all()
+    assert len(found(block, block, 1.0, same=True, tile=(32, 32))) >= len(raw)
+
+
+def test_threads_change_neither_pairs_nor_their_order_nor_the_callers_threads():
+    block = prepare(make("clustered", 700, 48, 2), int8_filter(48))
+    before = torch.get_num_threads()
+    one, three = (list(pairs_in_blocks(block, block, 0.7, same=True, tile=(64, 128), threads=t)) for t in (1, 3))
+    assert len(one) == len(three) > 20
+    assert all((x == y).all() for p, q in zip(one, three, strict=True) for x, y in zip(p, q, strict=True))
+    assert torch.get_num_threads() == before
+
+
+def _saturating(a, b, out=None):
+    return torch.clamp(a.int() @ b.int(), -(2**15), 2**15 - 1)
+
+
+@pytest.mark.parametrize("broken", [None, _saturating])
+def test_without_a_right_int8_product_floats_find_the_same(broken, monkeypatch):
+    block = prepare(make("clustered", 300, 384, 3), int8_filter(384))
+    want = found(block, block, 0.8, same=True)
+    if broken:
+        monkeypatch.setattr(torch, "_int_mm", broken)
+    else:
+        monkeypatch.delattr(torch, "_int_mm")
+    similarity._int8_pays.cache_clear()
+    try:
+        assert not similarity._int8_pays("cpu")
+        assert want and found(block, block, 0.8, same=True) == want
+    finally:
+        similarity._int8_pays.cache_clear()
+
+
+def test_candidates_on_a_device_are_those_of_the_flat_scan():
+    block = prepare(make("clustered", 200, 48, 4), int8_filter(48))
+    buffers = Buffers(block)
+    products = products_of(block, block, Tile(slice(0, 200), slice(32, 190)), buffers)
+    for least in (threshold(block, block, 0.5), threshold(block, block, np.linspace(-1, 1, 200))[:, None]):
+        here, there = similarity.find_at_least(products, least, buffers), similarity._find_on_device(products, least)
+        assert len(here[0]) and all((x == y).all() for x, y in zip(here, there, strict=True))
+
+
+def test_blocks_of_different_filters_tiles_of_odd_size_and_skewed_filters_are_refused():
+    raw = make("gaussian", 40, 12, 5)
+    with pytest.raises(ValueError, match="different filters"):
+        list(pairs_in_blocks(prepare(raw, int8_filter(12)), prepare(raw, int8_filter(12, seed=1)), 0.5))
+    with pytest.raises(ValueError, match="multiples of 32"):
+        list(pairs_in_blocks(prepare(raw, int8_filter(12)), prepare(raw, int8_filter(12)), 0.5, tile=(33, 32)))
+    with pytest.raises(ValueError, match="orthonormal"):
+        Filter(None, np.eye(4) * 1.001)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_blocks_of_no_row_and_of_one_have_no_pairs_of_their_own(rows):
+    block = prepare(np.ones((rows, 8), dtype=np.float32), int8_filter(8))
+    assert found(block, block, 0.1, same=True) == {}
+
+
+def brute_top_k(scores: np.ndarray, ranks: np.ndarray, k: int, least: float) -> TopK:
+    best = TopK.empty(len(scores), k)
+    for i, row in enumerate(scores):
+        order = [j for j in np.lexsort((ranks, -row)) if row[j] >= least][:k]
+        best.scores[i, : len(order)], best.ranks[i, : len(order)] = row[order], ranks[order]
+    return best
+
+
+def same_top_k(one: TopK, other: TopK) -> bool:
+    return bool((one.scores == other.scores).all() and (one.ranks == other.ranks).all())
+
+
+@SLOW
+@given(vectors, st.integers(1, 6), st.sampled_from([None, 0.5, 0.8]), st.booleans(), st.data())
+def test_top_k_is_the_brute_force_with_ties_by_rank(raw, k, min_score, itself, data):
+    raw = np.concatenate([raw, raw[: len(raw) // 2]])  # ties
+    ranks = np.random.default_rng(len(raw)).permutation(len(raw)) * 3
+    scores = brute(normalize(raw))
+    if itself:
+        np.fill_diagonal(scores, -2)
+    want = brute_top_k(scores, ranks, k, -1.5 if min_score is None else min_score)
+    cut = data.draw(st.integers(0, len(raw)))
+    choice = data.draw(st.sampled_from(filters(normalize(raw))))
+    queries, parts = prepare(raw, choice), [(raw[cut:], ranks[cut:]), (raw[:cut], ranks[:cut])]
+    options = {"min_score": min_score, "own": ranks if itself else None, "tile": (32, 32)}
+    running, apart = TopK.empty(len(raw), k), []
+    for part, part_ranks in parts:
+        block = prepare(part, choice)
+        running = top_k_in_blocks(queries, block, part_ranks, running, **options)
+        apart.append(top_k_in_blocks(queries, block, part_ranks, TopK.empty(len(raw), k), **options))
+    assert same_top_k(running, want)
+    assert same_top_k(apart[0].merge(apart[1]), want) and same_top_k(apart[1].merge(apart[0]), want)
+    assert same_top_k(running.merge(running), want)
+
+
+def test_top_k_of_many_equal_rows_is_the_lowest_ranks():
+    raw = np.ones((500, 8), dtype=np.float32)
+    block = prepare(raw, int8_filter(8))
+    ranks = np.arange(500)[::-1].copy()
+    best = top_k_in_blocks(block, block, ranks, TopK.empty(500, 3), own=ranks, tile=(64, 64), threads=2)
+    assert best.ranks[0].tolist() == [0, 1, 2] and best.ranks[-1].tolist() == [1, 2, 3]
+    assert (best.ranks != ranks[:, None]).all() and (best.ranks != NO_RANK).all()
+
+
+@SLOW
+@given(vectors, st.integers(1, 400), st.sampled_from([-1.5, 0.5]), st.randoms(use_true_random=False))
+def test_best_pairs_are_the_best_whatever_the_order(raw, n, floor, random):
+    raw = np.concatenate([raw, raw])
+    pairs = sorted(expected(brute(normalize(raw)), floor).items(), key=lambda p: (-p[1], p[0]))[:n]
+    choice = int8_filter(raw.shape[1])
+    blocks = [(start, prepare(raw[start : start + 40], choice)) for start in range(0, len(raw), 40)]
+    items = list(itertools.combinations_with_replacement(blocks, 2))
+    random.shuffle(items)
+    workers = [BestPairs(n, floor), BestPairs(n, floor)]
+    for at, ((i, a), (j, b)) in enumerate(items):
+        best = workers[at % 2]
+        for chunk in pairs_in_blocks(a, b, best.min_score, same=i == j, tile=(32, 32)):
+            best.add(chunk.rows_a + i, chunk.rows_b + j, chunk.scores)
+            best._compact()  # as it does by itself once there are many
+    whole = pickle.loads(pickle.dumps(workers[0]))
+    whole.merge(workers[1])
+    a, b, scores = whole.result()
+    assert list(zip(zip(a.tolist(), b.tolist(), strict=True), scores, strict=True)) == pairs
+    assert len(pairs) < n or whole.min_score() == pairs[-1][1]
+
+
+def test_best_pairs_hold_no_more_than_they_must(monkeypatch):
+    monkeypatch.setattr("transforms.top_k.COMPACT_PAIRS", 0)
+    best, rng = BestPairs(100, 0.0), np.random.default_rng(0)
+    for start in range(0, 100_000, 50):
+        best.add(np.arange(start, start + 50), np.full(50, 10**6), rng.random(50).astype(np.float32))
+        assert best.held <= 200
+    assert best.min_score() > 0.99
+
+
+@pytest.fixture(scope="module")
+def clustered() -> np.ndarray:
+    rng = np.random.default_rng(6)
+    centres = rng.standard_normal((1500, 96))
+    return normalize(centres[rng.integers(0, 1500, 6000)] + 0.3 * rng.standard_normal((6000, 96)))
+
+
+def test_the_estimates_interval_holds_the_truth_nine_times_in_ten(clustered):
+    truth = (np.triu(clustered @ clustered.T, 1) >= 0.85).sum()
+    rng = np.random.default_rng(7)
+    estimates = [estimate_pairs(clustered[rng.choice(6000, 1000, replace=False)], 6000, 0.85) for _ in range(60)]
+    assert sum(e.low <= truth <= e.high for e in estimates) >= 54
+    assert abs(np.mean([e.pairs for e in estimates]) / truth - 1) < 0.15
+    assert max(e.high for e in estimates) < 5 * truth
+    assert estimate_pairs(clustered, 6000, 0.85) == (truth, truth, truth)
+
+
+def test_an_estimate_of_none_has_an_upper_bound():
+    estimate = estimate_pairs(np.eye(100, dtype=np.float32), 1000, 0.9)
+    assert estimate.pairs == estimate.low == 0
+    assert estimate.high == pytest.approx(3.7 * (1000 * 999) / (100 * 99 / 2) / 2, rel=0.05)
+
+
+def test_the_threshold_that_fits_lets_through_no_more_than_it_should(clustered):
+    at = threshold_for(clustered[:2000], 6000, 5000)
+    scores = np.triu(clustered @ clustered.T, 1)
+    assert (scores >= at).sum() < 7000 and (scores >= at - 0.03).sum() > 5000
+    assert threshold_for(np.ones((10, 4), dtype=np.float32) / 2, 1000, 10) == 1.0
+
+
+def test_the_fitted_filter_follows_the_threshold_ships_and_says_why():
+    rng = np.random.default_rng(8)
+    spectrum = 1 / np.arange(1, 385) ** 0.7
+    units = normalize(rng.standard_normal((4096, 384)) * spectrum)
+    high, low = fit_filter(units, 0.9), fit_filter(units, 0.3)
+    assert high.name.startswith("prefix-") and len(low.rotation) >= len(high.rotation)
+    assert high.why.startswith(f"{high.name} costs least on 1,024 sampled rows: ") and "int8-384" in high.why
+    shipped = pickle.loads(pickle.dumps(high))
+    assert shipped.digest == high.digest != low.digest or low.name == high.name
+    assert fit_filter(units, top_k=10, n_rows=10**6).name
+    assert fit_filter(units[:3, :5], 0.5).name == "int8-5"
+
+
+@pytest.mark.model
+def test_every_filter_finds_the_paraphrases_of_real_sentences(bundled_model):
+    from pydoc_data.topics import topics
+
+    from sentence_transformers import SentenceTransformer
+
+    text = " ".join(" ".join(topics.values()).split())
+    sentences = list(dict.fromkeys(s for s in re.split(r"(?<=[.:!?])\s+", text) if 20 < len(s) < 120))[:2000]
+    raw = SentenceTransformer(bundled_model, device="cpu").encode(sentences, batch_size=64)
+    units = normalize(raw)
+    scores = brute(units)
+    assert np.abs(scores - raw.astype(np.float64) @ raw.T.astype(np.float64)).max() < SCORE_ERROR
+    for choice in (prefix_filter(units, 64), prefix_filter(units, 128), int8_filter(384), fit_filter(units, 0.7)):
+        block = prepare(raw, choice)
+        for min_score in (0.6, 0.7, 0.8, 0.9):
+            want = expected(scores, min_score)
+            assert want and found(block, block, min_score, same=True, threads=2) == want

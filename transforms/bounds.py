@@ -1,0 +1,194 @@
+"""Upper bounds on cosines that an int8 matrix product can compute: what lets an exact search skip exact work.
+
+A block of vectors becomes small integer codes whose products, plus a proven margin, are never below the score. The
+codes only choose which pairs to look at: every pair is decided by its score (`transforms.similarity`), so neither the
+filter nor the machine it was tuned on can change a result.
+
+**The score.** `normalize` puts unit vectors on the grid of multiples of 2^-26. Products of two coordinates are
+multiples of 2^-52, and any partial sum of a dot product is at most |x||y| < 2 (Cauchy-Schwarz): a whole number of them
+below 2^53, which float64 holds. So float64 sums are *exact*, in any order, with or without FMA, in BLAS, numpy or on a
+GPU. The score is x.y / (|x| |y|) in float64, rounded to float32: a function of the two vectors alone, symmetric, and 1
+for equal ones. The grid moves a coordinate by 2^-27 (above 0.25 by float32's own rounding, 2^-25), hence a score by
+1e-8 typically and by `SCORE_ERROR` at worst.
+
+**The bound.** Let Q1 be orthonormal rows and z = (Q1 x, t), t = sqrt(|x|^2 - |Q1 x|^2) the length of the rest. Then
+x.y = Q1x.Q1y + rest.rest <= zx.zy by Cauchy-Schwarz; any rotation of z keeps it. The codes are q = round(z / scale) and
+e = max |z - scale q| over the block's rows is measured, not assumed. With d = z - scale q,
+    zx.zy = (scale qx).(scale qy) + dx.zy + zx.dy - dx.dy <= scale_x scale_y qx.qy + ex |y| + ey |x| + ex ey.
+qx.qy is computed exactly in int32. So a pair whose float32 score reaches s has
+    scale_x scale_y qx.qy  >=  s - SLACK - (ex + ey) LONGEST - ex ey.
+LONGEST bounds |x|: a unit vector moved by the grid is off 1 by sqrt(d) 2^-27 + 2^-23 < 1e-6 at most, for d <= 10,000.
+SLACK covers what is left, together below 2.2e-6: |x| |y| >= 1 - 2e-6, the rounding of the score to float32 (6.1e-8),
+the float64 arithmetic of z (orthonormal to 1e-12, checked; REST_SLACK more under the root: t is never too short) and
+that of the threshold. z is kept in float32 for a while, which moves it by 2^-24 |z|: CODE_SLACK in e.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+GRID = 2.0**26
+SCORE_ERROR = 1e-6
+"""Largest |score - cosine|, for up to 1,024 dimensions; 1e-8 is typical."""
+LONGEST = 1 + 1e-6
+SLACK = 3e-6
+CODE_SLACK = 1e-7
+REST_SLACK = 1e-11
+CHUNK_ROWS = 512
+ROW_MULTIPLE, WIDTH_MULTIPLE = 32, 8
+"""What int8 products on CUDA ask for; zero rows and columns of codes change no product."""
+
+
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """`(n, d)` vectors -> `(n, d)` float32 of norm 1 within 1e-6, on the grid.
+
+    Done twice it is as done once, and a row's result depends on that row alone.
+
+    Raises ValueError naming the rows that are zero or not finite: they have no cosine.
+    """
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if vectors.ndim != 2:
+        raise ValueError(f"expected (n, d) vectors, got shape {vectors.shape}")
+    units, norms = np.empty_like(vectors), np.empty(len(vectors))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for rows in _chunks(len(vectors), CHUNK_ROWS):
+            units[rows], norms[rows] = _normalize_chunk(vectors[rows])
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if len(bad):
+        named = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+        raise ValueError(f"vectors that are zero or not finite have no cosine: rows {named}")
+    return units
+
+
+def _normalize_chunk(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of squares by `sum(axis=1)`: numpy's fixed pairwise order, where BLAS and einsum follow the CPU's width."""
+    wide = vectors.astype(np.float64)
+    norms = np.sqrt(np.square(wide).sum(axis=1))
+    done = np.abs(norms - 1) <= np.sqrt(vectors.shape[1]) / GRID / 2 + 2**-23
+    done &= (np.rint(wide * GRID) == wide * GRID).all(axis=1)
+    wide /= np.where(done, 1.0, norms)[:, None]
+    return (np.rint(wide * GRID) / GRID).astype(np.float32), norms
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Filter:
+    """How vectors become codes. Picklable; ships to workers as a side input, so that all blocks meet one filter.
+
+    basis: (dims - 1, d) float64 orthonormal rows; None takes all of a vector and no rest
+    rotation: (dims, dims) float64 orthonormal, spreads a vector evenly over its codes
+    why: a sentence for the user
+    """
+
+    basis: np.ndarray | None
+    rotation: np.ndarray
+    why: str = ""
+
+    def __post_init__(self) -> None:
+        for rows in (self.basis, self.rotation):
+            if rows is not None and np.linalg.norm(rows @ rows.T - np.eye(len(rows))) > 1e-12:
+                raise ValueError("a filter's rows must be orthonormal, or its bound does not hold")
+
+    @property
+    def name(self) -> str:
+        return f"int8-{len(self.rotation)}" if self.basis is None else f"prefix-{len(self.rotation)}"
+
+    @property
+    def digest(self) -> str:
+        """Blocks compare only under one filter."""
+        arrays = [b"-" if rows is None else rows.tobytes() for rows in (self.basis, self.rotation)]
+        return hashlib.blake2b(b"|".join(arrays), digest_size=16).hexdigest()
+
+
+def int8_filter(dims: int, seed: int = 0) -> Filter:
+    """int8 codes of all dimensions."""
+    return Filter(None, _random_rotation(dims, seed))
+
+
+def prefix_filter(sample: np.ndarray, dims: int, seed: int = 0) -> Filter:
+    """int8 codes of the `dims - 1` principal axes of a unit sample `(m, d)` and of the rest's norm; 1 < dims <= d."""
+    wide = sample.astype(np.float64)
+    _, axes = np.linalg.eigh(wide.T @ wide)
+    basis, _ = np.linalg.qr(axes[:, ::-1][:, : dims - 1])
+    return Filter(np.ascontiguousarray(basis.T), _random_rotation(dims, seed))
+
+
+def _random_rotation(dims: int, seed: int) -> np.ndarray:
+    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))
+    return np.ascontiguousarray(rotation)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PreparedBlock:
+    """Rows ready to be compared. About d (4 + 1) bytes a row, or less with a prefix.
+
+    units: (n, d) float32 on the grid, on the block's device
+    norms: (n,) float64, their exact lengths, within 1e-6 of 1
+    codes: (n rounded up, dims rounded up) int8
+    scale: what an int8 code counts for
+    error: largest |z - scale * code| of a row
+    """
+
+    units: torch.Tensor
+    norms: torch.Tensor
+    codes: torch.Tensor
+    scale: float
+    error: float
+    filter_digest: str
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+
+def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu") -> PreparedBlock:
+    """`(n, d)` vectors of any length -> block. Raises ValueError naming zero and non-finite rows (as `normalize`)."""
+    units = normalize(vectors)
+    codes, scale, error = _quantize(_bound_vectors(units, filter))
+    shape = [-(-n // m) * m for n, m in zip(codes.shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)]
+    padded = np.zeros(shape, dtype=np.int8)
+    padded[: len(codes), : codes.shape[1]] = codes
+    norms = np.empty(len(units))
+    for rows in _chunks(len(units), CHUNK_ROWS):
+        norms[rows] = np.sqrt(np.square(units[rows], dtype=np.float64).sum(axis=1))
+    on_device = [torch.from_numpy(array).to(device) for array in (units, norms, padded)]
+    return PreparedBlock(on_device[0], on_device[1], on_device[2], scale, error, filter.digest)
+
+
+def threshold(a: PreparedBlock, b: PreparedBlock, min_score: np.ndarray | float) -> np.ndarray:
+    """The least product of codes that a pair with `min_score` can have (the proof is in the module's docstring)."""
+    if a.filter_digest != b.filter_digest:
+        raise ValueError("blocks prepared by different filters cannot be compared")
+    margin = (a.error + b.error) * LONGEST + a.error * b.error
+    least = (np.asarray(min_score, dtype=np.float64) - SLACK - margin) / (a.scale * b.scale)
+    return np.floor(np.maximum(least, -(2.0**31))).astype(np.int32)
+
+
+def _bound_vectors(units: np.ndarray, filter: Filter) -> np.ndarray:
+    """z of the bound, `(n, dims)` float32. Computed in float64: of a tiny rest, float32 would leave nothing."""
+    z = np.empty((len(units), len(filter.rotation)), dtype=np.float32)
+    for rows in _chunks(len(units), CHUNK_ROWS):
+        wide = units[rows].astype(np.float64)
+        if filter.basis is not None:
+            prefix = wide @ filter.basis.T
+            rest = np.square(wide).sum(axis=1) - np.square(prefix).sum(axis=1)
+            wide = np.column_stack([prefix, np.sqrt(np.maximum(rest, 0) + REST_SLACK)])
+        z[rows] = wide @ filter.rotation.T
+    return z
+
+
+def _quantize(z: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """int8 codes, their scale and e. One scale a block: its largest coordinate is code 127, so that none is clipped."""
+    scale = float(np.abs(z).max(initial=1e-30)) / 127
+    codes, error = np.empty(z.shape, dtype=np.int8), 0.0
+    for rows in _chunks(len(z), CHUNK_ROWS):
+        wide = z[rows].astype(np.float64)
+        rounded = np.rint(wide / scale)
+        codes[rows] = rounded
+        error = max(error, float(np.sqrt(np.square(wide - rounded * scale).sum(axis=1).max())))
+    return codes, scale, error + CODE_SLACK
+
+
+def _chunks(n: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -1,0 +1,207 @@
+"""Exact cosine similarity of blocks of rows: tiles of int8 products find candidates, float64 scores decide them.
+
+A work item is two blocks. Its tiles (1,024 x 2,048 pairs) are multiplied as int8 codes into a buffer that is used
+again, candidates are the products above a proven threshold (`transforms.bounds`), and each is scored exactly. What
+comes out depends on the vectors alone: not on tile, block, filter, thread or machine.
+"""
+
+import functools
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from transforms.bounds import ROW_MULTIPLE, PreparedBlock, threshold
+
+TILE = (1024, 2048)
+"""Rows of the one block, rows of the other: 8 MiB of products, which the second-level cache nearly holds."""
+DEVICE_TILE = (8192, 16384)
+SCORE_ROWS, DEVICE_SCORE_ROWS = 256, 1 << 18
+"""Pairs scored at a time: 1.5 MiB of float64 on a CPU, 1.6 GB on a device."""
+DENSE = 0.06
+"""From this share of a tile on, the float64 product of all of it costs less than its candidates one by one
+(28 ns a pair against 450)."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Pairs(NamedTuple):
+    """Pairs of rows by their number in their block, and their scores: (n,) int64, int64, float32."""
+
+    rows_a: np.ndarray
+    rows_b: np.ndarray
+    scores: np.ndarray
+
+
+class Tile(NamedTuple):
+    rows: slice  # of block a
+    cols: slice  # of block b
+
+
+def pairs_in_blocks(
+    a: PreparedBlock,
+    b: PreparedBlock,
+    min_score: float | Callable[[], float],
+    *,
+    same: bool = False,
+    tile: tuple[int, int] | None = None,
+    threads: int = 1,
+) -> Iterator[Pairs]:
+    """Every pair of a row of `a` and a row of `b` whose score is at least `min_score`, in chunks of one tile at most.
+
+    min_score: rounded to float32, as scores are; a function is asked again for each tile (`BestPairs.min_score`)
+    same: `a` and `b` are one block; pairs have row_a < row_b, and tiles wholly below the diagonal are skipped
+    threads: tiles at a time, one core each; memory is about 15 MB a thread beside the blocks
+    """
+    least = min_score if callable(min_score) else lambda: min_score
+    buffers = Buffers(a, tile)
+
+    def find(tile: Tile) -> Pairs:
+        floor = np.float32(least())
+        rows, cols = find_at_least(products_of(a, b, tile, buffers), threshold(a, b, float(floor)), buffers)
+        rows, cols = rows + tile.rows.start, cols + tile.cols.start
+        if same:
+            above = rows < cols
+            rows, cols = rows[above], cols[above]
+        scores = tile_scores_of(a, rows, b, cols, tile)
+        keep = scores >= floor
+        return Pairs(rows[keep], cols[keep], scores[keep])
+
+    todo = (t for t in tiles(len(a), len(b), buffers.tile) if not same or t.cols.stop - 1 > t.rows.start)
+    return (found for found in in_threads(find, todo, threads) if len(found.scores))
+
+
+def tiles(n_rows: int, n_cols: int, tile: tuple[int, int]) -> Iterator[Tile]:
+    """Tiles row by row."""
+    for top, left in itertools.product(range(0, n_rows, tile[0]), range(0, n_cols, tile[1])):
+        yield Tile(slice(top, min(top + tile[0], n_rows)), slice(left, min(left + tile[1], n_cols)))
+
+
+class Buffers(threading.local):
+    """A thread's own products and mask, used again for all of its tiles; freed with the work item."""
+
+    def __init__(self, block: PreparedBlock, tile: tuple[int, int] | None = None) -> None:
+        device = block.codes.device
+        self.tile = tile or (TILE if device.type == "cpu" else DEVICE_TILE)
+        if any(side % ROW_MULTIPLE or side <= 0 for side in self.tile):
+            raise ValueError(f"a tile's sides must be multiples of {ROW_MULTIPLE}, got {self.tile}")
+        size = self.tile[0] * self.tile[1]
+        self.products = torch.empty(size, dtype=torch.int32, device=device)
+        self.mask = np.empty(size if device.type == "cpu" else 0, dtype=bool)
+
+
+def products_of(a: PreparedBlock, b: PreparedBlock, tile: Tile, buffers: Buffers) -> torch.Tensor:
+    """`(rows, cols)` int32 products of a tile's codes, in the thread's buffer."""
+    left, right = (
+        block.codes[side.start : -(-side.stop // ROW_MULTIPLE) * ROW_MULTIPLE]
+        for block, side in ((a, tile.rows), (b, tile.cols))
+    )
+    out = buffers.products[: len(left) * len(right)].view(len(left), len(right))
+    multiply(left, right, out)
+    return out[: tile.rows.stop - tile.rows.start, : tile.cols.stop - tile.cols.start]
+
+
+def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
+    """`out = left @ right.T` of int8 codes, exactly: as floats where int8 products are missing, wrong or slow."""
+    if _int8_pays(left.device.type):
+        torch._int_mm(left, right.t(), out=out)
+    else:
+        exact = torch.float32 if left.shape[1] * 127**2 < 2**24 else torch.float64
+        out.copy_(left.to(exact) @ right.to(exact).t())
+
+
+@functools.lru_cache
+def _int8_pays(device: str) -> bool:
+    """Whether `torch._int_mm` is there (it is private), right (some CPUs saturate at int16 on the way) and faster."""
+    codes = torch.full((256, 384), 127, dtype=torch.int8, device=device)
+    codes[::2, ::3] = -127
+    wide = codes.float()
+    try:
+        if not torch.equal(torch._int_mm(codes, codes.t()).double(), wide.double() @ wide.double().t()):
+            return False
+    except (AttributeError, RuntimeError):
+        return False
+    return seconds(lambda: torch._int_mm(codes, codes.t())) < seconds(lambda: wide @ wide.t())
+
+
+def seconds(function: Callable[[], object], runs: int = 5) -> float:
+    """The shortest of some runs: what else runs on the machine only ever adds."""
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def find_at_least(products: torch.Tensor, least: np.ndarray, buffers: Buffers) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the products at or above `least`, one bound for all or `(rows, 1)`, row by row.
+
+    On a CPU by a flat scan of a mask: 0.13 ns a product, where `torch.nonzero` and 2-D `np.nonzero` take 1 to 2.
+    """
+    if products.device.type != "cpu":
+        return _find_on_device(products, least)
+    mask = buffers.mask[: products.numel()].reshape(products.shape)
+    np.greater_equal(products.numpy(), least, out=mask)
+    hits = np.flatnonzero(mask)
+    rows = hits // products.shape[1]
+    return rows, hits - rows * products.shape[1]
+
+
+def scores_of(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: np.ndarray) -> np.ndarray:
+    """Float32 scores of row pairs, each a function of its two vectors alone: exact sums, rounded once."""
+    if a.units.device.type != "cpu":
+        return _scores_on_device(a, rows, b, cols)
+    left, right, norms_a, norms_b = (t.numpy() for t in (a.units, b.units, a.norms, b.norms))
+    scores = np.empty(len(rows), dtype=np.float32)
+    for start in range(0, len(rows), SCORE_ROWS):
+        some = slice(start, start + SCORE_ROWS)
+        wide = left[rows[some]].astype(np.float64), right[cols[some]].astype(np.float64)
+        scores[some] = np.einsum("ij,ij->i", *wide) / (norms_a[rows[some]] * norms_b[cols[some]])
+    return scores
+
+
+def _find_on_device(products: torch.Tensor, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    found = torch.nonzero(products >= torch.as_tensor(least, device=products.device)).cpu().numpy()
+    return found[:, 0], found[:, 1]
+
+
+def _scores_on_device(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: np.ndarray) -> np.ndarray:
+    """float64 sums are exact there too: the same bits."""
+    scores = [np.empty(0, dtype=np.float32)]
+    for start in range(0, len(rows), DEVICE_SCORE_ROWS):
+        i, j = rows[start : start + DEVICE_SCORE_ROWS], cols[start : start + DEVICE_SCORE_ROWS]
+        dots = torch.linalg.vecdot(a.units[i].double(), b.units[j].double())
+        scores.append((dots / (a.norms[i] * b.norms[j])).float().cpu().numpy())
+    return np.concatenate(scores)
+
+
+def tile_scores_of(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: np.ndarray, tile: Tile) -> np.ndarray:
+    """As `scores_of`, of pairs of one tile: where most of it passes, a product of the whole is cheaper. Same bits."""
+    if len(rows) < DENSE * (tile.rows.stop - tile.rows.start) * (tile.cols.stop - tile.cols.start):
+        return scores_of(a, rows, b, cols)
+    whole = a.units[tile.rows].double() @ b.units[tile.cols].double().t()
+    whole /= a.norms[tile.rows, None] * b.norms[tile.cols]
+    return whole.float().cpu().numpy()[rows - tile.rows.start, cols - tile.cols.start]
+
+
+def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """`map(function, items)` on some threads, results in order, two a thread at most in memory.
+
+    torch runs one-threaded in each, so that they do not fight for cores; the caller's own setting stays.
+    """
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting: deque[Future[R]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

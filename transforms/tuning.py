@@ -1,0 +1,136 @@
+"""What a sample tells before the work starts: which filter is fastest, how many pairs there will be, what would fit."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from transforms.bounds import Filter, PreparedBlock, int8_filter, prefix_filter, prepare, threshold
+from transforms.similarity import DENSE, Buffers, Tile, find_at_least, in_threads, products_of, scores_of, seconds
+
+PREFIXES = (64, 96, 128, 192)
+SAMPLE_ROWS = 8192
+"""Rows a sample should have: a quarter to measure on, the others for the axes."""
+MEASURE_ROWS = 2048
+Z95 = 1.96
+
+
+def fit_filter(
+    sample: np.ndarray, min_score: float | None = None, *, top_k: int = 0, n_rows: int = 0, seed: int = 0
+) -> Filter:
+    """The filter that costs least a pair here, by its survivors on the sample and the time of its tile on this machine.
+
+    sample: (m, d) unit vectors, random rows of the data
+    min_score: the threshold; where it is None, `top_k` of `n_rows` rows are looked for
+    The choice moves speed alone; no result depends on it.
+    """
+    sample = np.random.default_rng(seed).permutation(sample)
+    measured = sample[: min(MEASURE_ROWS, max(len(sample) // 4, 64))]
+    axes = sample[len(measured) :] if len(sample) > 2 * len(measured) else sample
+    dims = sample.shape[1]
+    choices = [prefix_filter(axes, d, seed) for d in PREFIXES if d < dims and d <= len(axes)] + [
+        int8_filter(dims, seed)
+    ]
+    floor = _floor(measured, min_score, top_k, n_rows)
+    costs = next(iter(in_threads(functools.partial(_costs, measured=measured, floor=floor), [choices], 1)))
+    best = min(range(len(choices)), key=lambda i: costs[i].nsec)
+    others = "; ".join(f"{f.name} {c}" for i, (f, c) in enumerate(zip(choices, costs, strict=True)) if i != best)
+    why = f"{choices[best].name} costs least on {len(measured):,} sampled rows: {costs[best]} ({others or 'no other'})"
+    return dataclasses.replace(choices[best], why=why)
+
+
+class Cost(NamedTuple):
+    nsec: float  # a pair
+    survivors: float  # share of pairs that are scored
+
+    def __str__(self) -> str:
+        return f"{self.nsec:.2f} ns a pair, {self.survivors:.1e} of them scored"
+
+
+def _floor(measured: np.ndarray, min_score: float | None, top_k: int, n_rows: int) -> np.ndarray:
+    """The score that a pair must reach, `(m, 1)`: for top k, what the matching quantile of a row's scores is here."""
+    if min_score is not None:
+        return np.full((len(measured), 1), min_score)
+    place = min(max(round(top_k * len(measured) / max(n_rows, 1)), 1) + 1, len(measured))  # the row itself is one
+    scores = measured @ measured.T
+    return np.partition(scores, -place, axis=1)[:, -place, None].astype(np.float64)
+
+
+def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> list[Cost]:
+    """Cost of each filter: its tile's time, the shortest of several, and its survivors at the time of one score."""
+    blocks = [prepare(measured, choice) for choice in choices]
+    whole = Tile(slice(0, len(measured)), slice(0, len(measured)))
+    side = -(-len(measured) // 32) * 32
+    buffers = Buffers(blocks[0], (side, side))
+    pairs = np.arange(4096) % len(measured)
+    score_nsec = seconds(lambda: scores_of(blocks[0], pairs, blocks[0], pairs[::-1].copy())) / len(pairs) * 1e9
+
+    def cost(block: PreparedBlock) -> Cost:
+        least = threshold(block, block, floor)
+        hits = len(find_at_least(products_of(block, block, whole, buffers), least, buffers)[0]) - len(measured)
+        nobody = np.full_like(least, np.iinfo(np.int32).max)
+        tile = seconds(lambda: find_at_least(products_of(block, block, whole, buffers), nobody, buffers))
+        survivors = max(hits, 0) / len(measured) ** 2
+        return Cost(tile / len(measured) ** 2 * 1e9 + min(survivors, DENSE) * score_nsec, survivors)
+
+    rounds = [[cost(block) for block in blocks] for _ in range(2)]  # twice over, against a disturbance that lasts
+    return [min(of_one, key=lambda c: c.nsec) for of_one in zip(*rounds, strict=True)]
+
+
+class Estimate(NamedTuple):
+    """Pairs to expect, and the 95 % confidence interval."""
+
+    pairs: float
+    low: float
+    high: float
+
+
+def estimate_pairs(sample: np.ndarray, n_rows: int, min_score: float) -> Estimate:
+    """How many of the pairs of `n_rows` rows reach `min_score`, from a random sample `(m, d)` of them, unit norm.
+
+    The share of the sample's own pairs, a U-statistic. Pairs that share rows are not independent (one cluster gives
+    many), so a Poisson interval is widened by the jackknife's dispersion over rows (Efron and Stein, 1981). A sample of
+    all the rows gives the number itself.
+    """
+    m = len(sample)
+    if m < 2:
+        return Estimate(0.0, 0.0, n_rows * (n_rows - 1) / 2 if n_rows > m else 0.0)
+    degrees = _degrees(sample, min_score)
+    count, each = degrees.sum() / 2, n_rows * (n_rows - 1) / (m * (m - 1))
+    if m >= n_rows:
+        return Estimate(count, count, count)
+    dispersion = 1.0
+    if count and m > 2:
+        without = (count - degrees) * m / (m - 2)  # the count, estimated without each row
+        dispersion = max(1.0, (m - 1) / m * np.square(without - without.mean()).sum() / count)
+    low, high = _poisson_interval(count / dispersion)
+    return Estimate(count * each, low * dispersion * each, high * dispersion * each)
+
+
+def threshold_for(sample: np.ndarray, n_rows: int, target_pairs: int, step: float = 0.01) -> float:
+    """The least threshold, in steps, at which the estimate is `target_pairs` or fewer; 1.0 where none is."""
+    scores = _upper_scores(sample)
+    each = n_rows * (n_rows - 1) / max(len(sample) * (len(sample) - 1), 1)
+    for at in np.arange(step, 1.0, step):
+        if (len(scores) - np.searchsorted(scores, at)) * each <= target_pairs:
+            return float(round(at, 6))
+    return 1.0
+
+
+def _degrees(sample: np.ndarray, min_score: float) -> np.ndarray:
+    """Of each row, the number of others at or above the threshold, `(m,)`."""
+    strips = (sample[top : top + 1024] @ sample.T >= np.float32(min_score) for top in range(0, len(sample), 1024))
+    return np.concatenate([strip.sum(axis=1) for strip in strips]) - 1.0
+
+
+def _upper_scores(sample: np.ndarray) -> np.ndarray:
+    """Scores of the sample's pairs, sorted."""
+    return np.sort((sample @ sample.T)[np.triu_indices(len(sample), 1)])
+
+
+def _poisson_interval(count: float) -> tuple[float, float]:
+    """95 % for the mean of a Poisson count (Wilson and Hilferty's approximation of the exact one)."""
+    low = count * (1 - 1 / (9 * count) - Z95 / (3 * np.sqrt(count))) ** 3 if count else 0.0
+    more = count + 1
+    return max(low, 0.0), more * (1 - 1 / (9 * more) + Z95 / (3 * np.sqrt(more))) ** 3
