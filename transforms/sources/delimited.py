@@ -90,7 +90,7 @@ class _LineFeed:
         offset, line = item
         if not self.taken and offset >= self._suspect_until:
             self.look_ahead = self._max_record_bytes
-        too_much = self.taken and (self.taken_bytes + len(line) >= self.look_ahead or len(self.taken) == _MOST_LINES)
+        too_much = self.taken and (self.taken_bytes + len(line) > self.look_ahead or len(self.taken) == _MOST_LINES)
         if too_much or type(item) is LongLine:
             self._ahead.appendleft(item)
             self.stopped = "size"

@@ -94,7 +94,7 @@ def _whole_lines(
             last = data.find(b"\n", max(stop - 1 - offset, 0)) + 1 if stop >= 0 else 0
             yield Lines(offset, data[:last] if last else data)
             offset += len(data)
-            if last or 0 <= stop <= offset:
+            if last:
                 return
             held, size = [], 0
         if end < len(chunk):

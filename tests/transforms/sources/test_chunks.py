@@ -1,0 +1,201 @@
+"""A compressed file equals the plain one, or it is a BadFile: never a part of it that reads as success."""
+
+import bz2
+import errno
+import gzip
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import storage
+from schemas.splits import Slice
+from transforms.sources import BadFile, ReadOptions, Row, chunks, read_rows
+from transforms.sources.chunks import decompress, read_chunks
+
+
+def zst(data: bytes) -> bytes:
+    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
+
+
+def streamed_zst(data: bytes) -> bytes:
+    """As `zstd` makes them from a pipe: without the size in the frame's header."""
+    stream = zstandard.ZstdCompressor(write_checksum=True).compressobj()
+    return stream.compress(data) + stream.flush()
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zst}
+CODECS = sorted(COMPRESS)
+ROWS = b"".join(b"row %d %d\n" % (i, random.Random(i).getrandbits(64)) for i in range(40))
+
+
+def rows_until_bad_file(piece: Slice) -> tuple[list[str], str]:
+    """Texts read, and what was wrong with the file in the end ("" for nothing)."""
+    texts = []
+    try:
+        for item in read_rows(piece, ReadOptions()):
+            assert isinstance(item, Row)
+            texts.append(item.text)
+    except BadFile as error:
+        assert error.uri == piece.file.uri
+        return texts, error.reason
+    return texts, ""
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@given(
+    members=st.lists(st.binary(max_size=300), min_size=1, max_size=4), size=st.integers(1, 40), most=st.integers(1, 64)
+)
+def test_members_in_any_chunks_give_the_plain_content(codec: str, members: list[bytes], size: int, most: int) -> None:
+    raw = b"".join(map(COMPRESS[codec], members))
+    pieces: Iterator[bytes] = iter([raw[i : i + size] for i in range(0, len(raw), size)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK_BYTES", most)  # also the most that zlib and bz2 may put out at once
+        assert b"".join(decompress(pieces, codec, "f")) == b"".join(members)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_compressed_file_has_the_rows_and_offsets_of_the_plain_one(codec: str, write) -> None:
+    plain = list(read_rows(write("a.txt", ROWS), ReadOptions()))
+    assert list(read_rows(write(f"a.txt.{codec}", COMPRESS[codec](ROWS)), ReadOptions())) == plain
+    assert [row.offset for row in plain[:2]] == [0, ROWS.index(b"\n") + 1]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_file_cut_at_any_byte_is_a_bad_file(codec: str, write) -> None:
+    raw, texts = COMPRESS[codec](ROWS), ROWS.decode().splitlines()
+    for size in range(len(raw)):
+        found, reason = rows_until_bad_file(write(f"a.txt.{codec}", raw[:size]))
+        assert reason.startswith("empty: no" if size == 0 else "truncated: it ends inside"), (size, reason)
+        assert found == texts[: len(found)]
+
+
+def test_a_streamed_zst_frame_cut_at_any_byte_is_a_bad_file(write) -> None:
+    raw = streamed_zst(ROWS)
+    assert rows_until_bad_file(write("a.txt.zst", raw)) == (ROWS.decode().splitlines(), "")
+    assert all(rows_until_bad_file(write("a.txt.zst", raw[:n]))[1] for n in range(len(raw)))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_rows_before_the_damage_come_out_and_the_line_cut_by_it_does_not(codec: str, write) -> None:
+    raw = COMPRESS[codec](ROWS + b"half a li") + COMPRESS[codec](b"ne\nnever seen\n")[:-3]
+    texts, reason = rows_until_bad_file(write(f"a.txt.{codec}", raw))
+    assert texts[:40] == ROWS.decode().splitlines()
+    assert "half a li" not in texts
+    assert reason.startswith("truncated: it ends inside") and reason.endswith("member 2")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_flipped_bit_anywhere_is_a_bad_file_or_changes_nothing(codec: str, write) -> None:
+    raw, texts = COMPRESS[codec](ROWS), ROWS.decode().splitlines()
+    harmless = 0
+    for at in range(len(raw)):
+        damaged = raw[:at] + bytes([raw[at] ^ 4]) + raw[at + 1 :]
+        try:
+            found, reason = list(read_rows(write(f"a.txt.{codec}", damaged), ReadOptions())), ""
+        except BadFile as error:
+            found, reason = [], error.reason
+        if not reason:
+            assert [i.text for i in found if isinstance(i, Row)] == texts
+            harmless += 1
+    assert harmless <= 8  # gzip's time stamp, flags and system; a bit of bzip2's last byte
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_file_that_is_not_what_its_name_says_is_named_so(codec: str, write) -> None:
+    _, reason = rows_until_bad_file(write(f"a.txt.{codec}", b"plain text, not compressed\n"))
+    kind = {"gz": "gzip", "bz2": "bzip2", "zst": "Zstandard"}[codec]
+    assert reason == f"named .{codec} but no {kind} file: it begins with b'plain te'"
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_what_follows_a_member_must_be_one(codec: str, write) -> None:
+    texts, reason = rows_until_bad_file(write(f"a.txt.{codec}", COMPRESS[codec](ROWS) + b"garbage after the end"))
+    assert reason.startswith("corrupt") and "in member 2: " in reason
+    assert texts == ROWS.decode().splitlines()
+
+
+def test_zero_bytes_after_a_gzip_member_are_padding(write) -> None:
+    padded = gzip.compress(b"a\n") + bytes(200_000) + gzip.compress(b"b\n") + bytes(512)
+    assert rows_until_bad_file(write("a.txt.gz", padded)) == (["a", "b"], "")
+
+
+def test_a_skippable_zst_frame_is_no_damage(write) -> None:
+    raw = b"\x50\x2a\x4d\x18\x03\x00\x00\x00xyz" + zst(b"a\n")
+    assert rows_until_bad_file(write("a.txt.zst", raw)) == (["a"], "")
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_compressed_file_of_nothing_has_no_rows(codec: str, write) -> None:
+    assert rows_until_bad_file(write(f"a.txt.{codec}", COMPRESS[codec](b""))) == ([], "")
+
+
+def test_an_unreadable_file_says_why(write, tmp_path) -> None:
+    piece = write("a.txt", b"x\n")
+    gone = piece._replace(file=piece.file._replace(uri=str(tmp_path / "gone.txt")))
+    assert rows_until_bad_file(gone)[1] == "cannot be read: No such file or directory"
+    folder = piece._replace(file=piece.file._replace(uri=str(tmp_path)))
+    assert rows_until_bad_file(folder)[1] == "cannot be read: Is a directory"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.parquet"])
+def test_a_file_without_permission_says_so_in_every_format(name: str, write, monkeypatch) -> None:
+    def refuse(uri: str, start: int = 0) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), uri)
+
+    piece = write(name, b"x\n")
+    monkeypatch.setattr(storage, "open_read", refuse)
+    assert rows_until_bad_file(piece)[1] == "cannot be read: Permission denied"
+
+
+def test_a_lost_connection_is_not_the_files_fault(write, monkeypatch) -> None:
+    def lose(uri: str, start: int = 0) -> None:
+        raise ConnectionResetError("peer went away")
+
+    piece = write("a.txt", b"x\n")
+    monkeypatch.setattr(storage, "open_read", lose)
+    with pytest.raises(ConnectionResetError):
+        list(read_chunks(piece))
+
+
+MEASURE = """
+import resource, sys
+from schemas.splits import FileInfo, Slice
+from transforms.sources import ReadOptions, detect, read_rows
+warm, *paths = sys.argv[1:]
+def rows(path):
+    piece = Slice(FileInfo(path, 0, ""), path, *detect(path))
+    return [(type(r).__name__, len(getattr(r, "raw", b"")))
+            for r in read_rows(piece, ReadOptions(max_record_bytes=1 << 20))]
+rows(warm)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print([rows(path) for path in paths])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_a_line_of_200_mb_is_refused_in_64_mb_of_memory_in_every_format_and_codec(tmp_path) -> None:
+    megabytes = 200
+    names = ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.txt.zst", "a.txt.bz2"]
+    heads = {"a.csv": b'text\n1\n"'}
+    for name in names[:3]:
+        with (tmp_path / name).open("wb") as file:  # sparse: zero bytes that take no room
+            file.write(heads.get(name, b""))
+            file.truncate(megabytes << 20)
+            file.seek(0, 2)
+            file.write(b'\n{"text": "good"}\n')
+    zeros = bytes(megabytes << 20)
+    for codec in CODECS:
+        (tmp_path / f"a.txt.{codec}").write_bytes(COMPRESS[codec](zeros) + COMPRESS[codec](b"\ngood\n"))
+    (tmp_path / "warm.txt.gz").write_bytes(gzip.compress(b"x\n" * 1_000_000))
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "warm.txt.gz"), *(str(tmp_path / n) for n in names)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    line = [("Reject", 1024), ("Row", 0)]
+    assert eval(answer[0]) == [line, line, [("Row", 0), *line], line, line, line]
+    assert int(answer[1]) < 64 << 10

@@ -1,0 +1,220 @@
+import datetime
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.rejects import Reason, Reject
+from transforms.sources import (
+    BadFile,
+    ReadOptions,
+    Row,
+    columns_of,
+    kept_schema,
+    parquet,
+    parquet_row_groups,
+    read_rows,
+)
+
+PLAIN = ReadOptions()
+TEN = pa.table({"text": [f"t{i}" for i in range(10)], "n": list(range(10))})
+
+
+def content(table: pa.Table, row_group_size: int = 4, **how) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=row_group_size, **how)
+    return sink.getvalue()
+
+
+def read(piece, options: ReadOptions = PLAIN) -> list:
+    return list(read_rows(piece, options))
+
+
+def bad_file(piece, options: ReadOptions = PLAIN) -> str:
+    with pytest.raises(BadFile) as error:
+        read(piece, options)
+    assert error.value.uri == piece.file.uri
+    return error.value.reason
+
+
+def unchecked_strings(values: list[bytes | None], large: bool = False) -> pa.Array:
+    """What a careless writer makes: a string column whose bytes need not be UTF-8."""
+    raw = pa.array(values, pa.large_binary() if large else pa.binary())
+    return pa.Array.from_buffers(pa.large_string() if large else pa.string(), len(raw), raw.buffers())
+
+
+def test_row_groups_share_out_the_rows_and_number_them_through_the_file(write) -> None:
+    piece = write("a.parquet", content(TEN))
+    whole = read(piece)
+    assert whole == [Row(i, f"t{i}", None, ()) for i in range(10)]
+    pieces = [piece._replace(start=a, stop=b) for a, b in [(0, 1), (1, 1), (1, 3)]]
+    assert [read(p) for p in pieces] == [whole[:4], [], whole[4:]]
+    assert read(piece._replace(start=2)) == whole[8:]
+
+
+def test_row_groups_are_told_from_the_footer(write) -> None:
+    piece = write("a.parquet", content(TEN))
+    groups = parquet_row_groups(piece.file)
+    assert [rows for rows, _ in groups] == [4, 4, 2]
+    footer = pq.read_metadata(piece.file.uri)
+    assert [size for _, size in groups] == [footer.row_group(i).total_byte_size for i in range(3)]
+
+
+def test_batches_do_not_change_what_is_read(write, monkeypatch) -> None:
+    piece = write("a.parquet", content(TEN, row_group_size=10))
+    whole = read(piece)
+    monkeypatch.setattr(parquet, "_BATCH_ROWS", 3)
+    assert read(piece) == whole
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", 1)
+    assert read(piece) == whole
+
+
+@pytest.mark.parametrize(
+    "type_",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dictionary(pa.int8(), pa.large_string()),
+    ],
+    ids=str,
+)
+def test_text_and_id_may_be_any_kind_of_string(type_: pa.DataType, write) -> None:
+    column = pa.array(["é", "b", None, "b"]).cast(type_)
+    piece = write("a.parquet", content(pa.table({"text": column, "id": column})))
+    found = read(piece, ReadOptions(id_column="id"))
+    assert [found[0], found[1], found[3]] == [Row(0, "é", "é", ()), Row(1, "b", "b", ()), Row(3, "b", "b", ())]
+    assert found[2].reason == Reason.NULL_TEXT
+
+
+@pytest.mark.parametrize("type_", [pa.int8(), pa.uint64(), pa.int64()], ids=str)
+def test_integer_ids_become_their_digits(type_: pa.DataType, write) -> None:
+    table = pa.table({"text": ["a", "b"], "id": pa.array([7, None], type_)})
+    found = read(write("a.parquet", content(table)), ReadOptions(id_column="id"))
+    assert found[0] == Row(0, "a", "7", ())
+    assert found[1] == Reject("a.parquet", 1, "read", Reason.MISSING_ID, "id field 'id' is missing or null", b"b")
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_bad_row_is_rejected_with_its_reason_and_the_rest_goes_on(large: bool, write) -> None:
+    texts = unchecked_strings([b"a", b"b\xff" + b"c" * 2000, None, b"", b" \n", b"x" * 5000, "é".encode()], large)
+    found = read(write("a.parquet", content(pa.table({"text": texts}))), ReadOptions(max_record_bytes=4000))
+    assert found == [
+        Row(0, "a", None, ()),
+        Reject(
+            "a.parquet",
+            1,
+            "read",
+            Reason.INVALID_UTF8,
+            "no UTF-8 at byte 1 of a value: invalid start byte",
+            b"b\xff" + b"c" * 1022,
+        ),
+        Reject("a.parquet", 2, "read", Reason.NULL_TEXT, "field 'text' is null", b""),
+        Reject("a.parquet", 3, "read", Reason.BLANK_TEXT, "field 'text' is blank", b""),
+        Reject("a.parquet", 4, "read", Reason.BLANK_TEXT, "field 'text' is blank", b" \n"),
+        Reject(
+            "a.parquet",
+            5,
+            "read",
+            Reason.TOO_LARGE,
+            "a text of more than 4000 bytes (--max_record_bytes)",
+            b"x" * 1024,
+        ),
+        Row(6, "é", None, ()),
+    ]
+
+
+def test_invalid_utf8_in_a_kept_column_rejects_its_row_and_in_any_other_column_none(write) -> None:
+    table = pa.table({"text": ["a", "b"], "k": unchecked_strings([b"\xff", b"k"])})
+    piece = write("a.parquet", content(table))
+    found = read(piece, ReadOptions(keep_columns=("k",)))
+    assert (found[0].reason, found[0].raw, found[1]) == (Reason.INVALID_UTF8, b"a", Row(1, "b", None, ("k",)))
+    assert [row.text for row in read(piece)] == ["a", "b"]
+
+
+def test_a_value_that_python_cannot_hold_rejects_its_row(write) -> None:
+    dates = pa.array([0, 4_000_000], pa.int32()).cast(pa.date32())  # the year 12921
+    piece = write("a.parquet", content(pa.table({"text": ["a", "b"], "d": dates})))
+    found = read(piece, ReadOptions(keep_columns=("d",)))
+    assert found[0] == Row(0, "a", None, (datetime.date(1970, 1, 1),))
+    assert found[1].reason == Reason.WRONG_TYPE and "date32" in found[1].error
+
+
+def test_kept_columns_keep_their_type_and_value(write) -> None:
+    table = pa.table(
+        {
+            "text": ["a", "b"],
+            "i": pa.array([1, None], pa.int16()),
+            "l": [[1.5, None], []],
+            "s": [{"x": 1, "y": "p"}, None],
+            "t": pa.array([1, 2], pa.timestamp("ms", "UTC")),
+        }
+    )
+    piece = write("a.parquet", content(table))
+    options = ReadOptions(keep_columns=("i", "l", "s", "t", "s.y"))
+    schema = kept_schema(piece, options)
+    types = [table.schema.field(n).type for n in ("i", "l", "s", "t")]
+    assert schema.names == ["i", "l", "s", "t", "s.y"]
+    assert schema.types == [*types, pa.string()]
+    assert all(field.nullable for field in schema)
+    columns = [
+        pa.array(v, t)
+        for v, t in zip(zip(*[r.kept for r in read(piece, options)], strict=True), schema.types, strict=True)
+    ]
+    assert columns[:4] == [table[n].combine_chunks() for n in ("i", "l", "s", "t")]
+    assert columns[4].to_pylist() == ["p", None]
+
+
+def test_non_null_columns_become_nullable_kept_ones(write) -> None:
+    schema = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("k", pa.int64(), nullable=False)])
+    piece = write("a.parquet", content(pa.table({"text": ["a"], "k": [1]}, schema=schema)))
+    assert kept_schema(piece, ReadOptions(keep_columns=("k",))) == pa.schema([pa.field("k", pa.int64())])
+
+
+def test_a_text_may_be_a_field_of_a_struct_and_a_name_may_have_a_dot(write) -> None:
+    docs = pa.array([{"text": "a", "n": 1}, None, {"text": "c", "n": 3}])
+    piece = write("a.parquet", content(pa.table({"doc": docs, "x.y": ["p", "q", "r"]})))
+    found = read(piece, ReadOptions(text_column="doc.text", keep_columns=("x.y", "doc.n")))
+    assert (found[0], found[2]) == (Row(0, "a", None, ("p", 1)), Row(2, "c", None, ("r", 3)))
+    assert found[1].reason == Reason.NULL_TEXT
+
+
+def test_a_missing_column_is_a_bad_file_that_lists_the_columns(write) -> None:
+    piece = write("a.parquet", content(TEN))
+    assert bad_file(piece, ReadOptions(text_column="txt")) == "no column 'txt'; there are 'text', 'n'"
+    assert bad_file(piece, ReadOptions(id_column="id")) == "no column 'id'; there are 'text', 'n'"
+    assert bad_file(piece, ReadOptions(keep_columns=("text.x",))) == "no column 'text.x'; there are 'text', 'n'"
+    with pytest.raises(BadFile, match="no column 'k'"):
+        kept_schema(piece, ReadOptions(keep_columns=("k",)))
+
+
+def test_a_column_of_another_type_is_a_bad_file_that_names_the_type(write) -> None:
+    table = pa.table({"text": ["a"], "b": [b"x"], "f": [1.5], "two": ["x"]}).rename_columns(["text", "b", "f", "f"])
+    piece = write("a.parquet", content(table))
+    assert bad_file(piece, ReadOptions(text_column="b")) == "column 'b' should hold strings, holds binary"
+    assert bad_file(piece, ReadOptions(text_column="f")) == "two columns 'f'; there are 'text', 'b', 'f', 'f'"
+    expected = "id column 'f' should hold strings or integers, holds double"
+    only_one = write("a.parquet", content(table.select([0, 2])))
+    assert bad_file(only_one, ReadOptions(id_column="f")) == expected
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "head", "tail", "middle", "footer"])
+def test_a_damaged_file_is_a_bad_file(damage: str, write) -> None:
+    good = content(pa.table({"text": [f"text {i * 7919}" for i in range(2000)]}), write_page_checksum=True)
+    bad = {
+        "empty": b"",
+        "text": b"id,text\n1,a\n" * 9,
+        "head": good[: len(good) // 2],
+        "tail": good[:-1],
+        "middle": good[:60] + bytes(20) + good[80:],
+        "footer": good[:-30] + b"\xff" * 20 + good[-10:],
+    }[damage]
+    assert bad_file(write("a.parquet", bad)).startswith("no readable Parquet file: ")
+
+
+def test_an_empty_table_has_no_rows_and_its_columns(write) -> None:
+    piece = write("a.parquet", content(TEN.slice(0, 0)))
+    assert read(piece) == []
+    assert columns_of(piece, ReadOptions()) == ["text", "n"]
