@@ -12,6 +12,7 @@ from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from schemas.rejects import BLANK_REASONS, Reason, Reject
 from schemas.splits import Slice, digest
+from transforms.device import choose_device
 from transforms.inputs import LINE_FORMATS, check_output, list_inputs, make_splits, slice_files
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
@@ -197,7 +198,8 @@ def _check_sample(good: int, rejects: list[Reject], options: BlockOptions, piece
 
 
 def describe(config: "EmbedConfig", plan: Plan, model: ResolvedModel, why: str) -> str:
-    """What is about to happen."""
+    """What is about to happen. Raises InputError where there is something to encode and no such device."""
+    device = choose_device(config.encode.device) if plan.todo else config.encode.device
     files, size = len(plan.inputs), sum(file.size for file in plan.inputs)
     done = len(plan.order) - len(plan.todo)
     fingerprint = model.fingerprint
@@ -205,7 +207,7 @@ def describe(config: "EmbedConfig", plan: Plan, model: ResolvedModel, why: str) 
         f"input   {files:,} files, {size / 1e6:,.1f} MB; {len(plan.order):,} splits, {done:,} of them done before",
         f"model   {fingerprint.name}: {fingerprint.dim} dimensions, {fingerprint.max_seq_length} tokens, "
         f"{fingerprint.pooling} pooling{', normalized' if fingerprint.normalized else ''}",
-        f"encode  device {config.encode.device}, {fingerprint.dtype}, {fingerprint.backend}",
+        f"encode  device {device}, {fingerprint.dtype}, {fingerprint.backend}",
         f"output  {plan.output}" + (f", version {plan.base_version} is there" if plan.base_version else ""),
     ]
     return "\n".join([*lines, *([why] if why else [])])

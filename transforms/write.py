@@ -45,8 +45,8 @@ class RejectPart(NamedTuple):
 
 
 def find_part(output: str, block: Block, fingerprint: ModelFingerprint) -> Part | None:
-    """The part that this block became in an earlier attempt, or None. A file of that name that is not whole, or of
-    another model, counts as none: it is written again."""
+    """The part that this block became in an earlier attempt, or None. A file of that name that is not whole, or that
+    lacks rows because their encoding failed, counts as none: it is written again."""
     return _adopt(output, block.name, block.split_id, block.number, block.table.num_rows, fingerprint)
 
 
@@ -61,7 +61,9 @@ def _adopt(output: str, name: str, split_id: str, number: int, rows: int, finger
         made_by = ModelFingerprint.from_json(schema.metadata[MODEL_KEY])
     except (pa.ArrowInvalid, KeyError, ValueError, TypeError, OSError):
         return None
-    if made_by.digest != fingerprint.digest or stats.rows_in != rows:
+    # What made a batch fail may have passed by now: a memory that was full, a device that fell off.
+    failed = any(reason == Reason.ENCODE_ERROR for _, reason, _ in stats.rejects)
+    if failed or made_by.digest != fingerprint.digest or stats.rows_in != rows:
         return None
     return Part(split_id, number, name, info.size, _checksum(uri, info.etag), True, stats, 0)
 

@@ -38,9 +38,7 @@ def rows(blocks: list[Block]) -> list[tuple[str, str]]:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=600) | st.text("ab\n\r\0é", max_size=400).map(str.encode), st.integers(1, 200))
-def test_any_bytes_split_anywhere_give_the_files_rows_once(
-    tmp_path: Path, content: bytes, split_bytes: int
-) -> None:
+def test_any_bytes_split_anywhere_give_the_files_rows_once(tmp_path: Path, content: bytes, split_bytes: int) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     whole = read_all(str(path), 1 << 20, options(rows_per_part=8))
@@ -99,7 +97,9 @@ def test_a_file_added_among_many_changes_few_packs(tmp_path: Path) -> None:
     files = [(info, name) for name, info in _listed(tmp_path, 50_000)]
     before = {s.id for s in make_splits(slice_files(files, "auto", 8 << 20), "options")}
     added = (files[20_000][0]._replace(uri="/in/020000a.txt"), "020000a.txt")
-    after = {s.id for s in make_splits(slice_files(sorted([*files, added], key=lambda f: f[1]), "auto", 8 << 20), "options")}
+    after = {
+        s.id for s in make_splits(slice_files(sorted([*files, added], key=lambda f: f[1]), "auto", 8 << 20), "options")
+    }
     assert len(after - before) <= 3
     assert len(before) > 10
 
