@@ -32,7 +32,7 @@ PEERS = {
     "run_inference": ("run_inference", [IN_PROCESS]),
 }
 REFERENCE = "plain"
-START = "start of the job"
+START = "start of "
 TARGETS = {
     ("plain", "float32"): 1.35,
     ("mltransform", "float32"): 1.5,
@@ -60,7 +60,7 @@ def contenders(peers: list[str], model: str) -> dict[str, list[str]]:
 
 
 def take_turns(commands: dict[str, list[str]], texts: Path, one: Path) -> dict[str, Turn]:
-    """One run of each; the job on a single row too, which is what starting and publishing take."""
+    """One run of each; the jobs on a single row too, which is what starting and publishing take."""
     turns = {}
     reference: tuple[pa.Array, np.ndarray] | None = None
     for name, command in commands.items():
@@ -70,9 +70,14 @@ def take_turns(commands: dict[str, list[str]], texts: Path, one: Path) -> dict[s
         reference = vectors if name == REFERENCE else reference
         turns[name] = Turn(finished, agreement(vectors, reference) if reference else None)
         progress(f"{name} {finished.seconds:.1f} s")
-    with tempfile.TemporaryDirectory() as output:
-        turns[START] = Turn(run([*commands["job float32"], "--input", str(one), "--output", output]), None)
+    for job in filter(is_job, commands):
+        with tempfile.TemporaryDirectory() as output:
+            turns[START + job] = Turn(run([*commands[job], "--input", str(one), "--output", output]), None)
     return turns
+
+
+def is_job(name: str) -> bool:
+    return name.startswith("job ")
 
 
 def read_vectors(folder: Path) -> tuple[pa.Array, np.ndarray]:
@@ -100,27 +105,26 @@ def overhead(turns: list[dict[str, Turn]], job: str) -> float:
     shares = []
     for turn in turns:
         encode = json.loads(turn[job].finished.stdout)["encode_seconds"]
-        shares.append((turn[job].finished.seconds - turn[START].finished.seconds - encode) / encode)
+        shares.append((turn[job].finished.seconds - turn[START + job].finished.seconds - encode) / encode)
     return statistics.median(shares)
 
 
 def report(turns: list[dict[str, Turn]], rows: int) -> str:
     """The table, and below it what was to be reached."""
-    names = [name for name in turns[0] if name != START]
-    jobs = [name for name in names if name.startswith("job")]
+    jobs = [name for name in turns[0] if is_job(name)]
     table = [["contender", "seconds", "rows/s", *(f"x {j}" for j in jobs), "peak RSS, MB", "max diff", "min cosine"]]
-    for name in [*names, START]:
+    for name in turns[0]:
         seconds = statistics.median(turn[name].finished.seconds for turn in turns)
         peak = statistics.median(turn[name].finished.peak_mb for turn in turns)
         rate = [f"{rows / seconds:,.0f}", *(f"{ratio(turns, name, job):.2f}" for job in jobs)]
+        rate = [""] * len(rate) if name.startswith(START) else rate
         known = turns[0][name].agreement
         agrees = [f"{known[0]:.1e}", f"{known[1]:.5f}"] if known else ["", ""]
-        rate = rate if name != START else [""] * len(rate)
         table.append([name, f"{seconds:.1f}", *rate, f"{peak:,.0f}", *agrees])
     reached = [
         f"{peer} takes {ratio(turns, peer, f'job {dtype}'):.2f} times the job in {dtype} (to reach: {target})"
         for (peer, dtype), target in TARGETS.items()
-        if peer in names and f"job {dtype}" in names
+        if peer in turns[0] and f"job {dtype}" in jobs
     ]
     beside = [f"{job}: {overhead(turns, job):.1%} beside its encoder (at most {OVERHEAD_TARGET:.0%})" for job in jobs]
     return "\n".join([markdown(table), "", *reached, *beside, machine()])

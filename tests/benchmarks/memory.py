@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.memory [--rows 500000 5000000]
 
-The input is a text file of about 110 bytes a row. Input and output are on disk while a size runs: about 1 GB for a
+The input is a text file of about 115 bytes a row. Input and output are on disk while a size runs: about 1.4 GB for a
 million rows in the folder that TMPDIR names.
 """
 
