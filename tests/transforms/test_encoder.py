@@ -189,10 +189,18 @@ def test_vectors_are_those_of_sentence_transformers_for(name: str, bundled_model
 
 
 def test_vectors_of_500_texts_of_mixed_lengths_are_those_of_sentence_transformers(
-    bundled_model: str, encoder: Encoder
+    bundled_model: str, tmp_path: Path
 ) -> None:
+    folder = make_model(bundled_model, tmp_path / "model")
     texts = TEXTS + corpus.mixed_lengths(483)
     random.Random(1).shuffle(texts)
+    assert_same(make_encoder(folder).encode(texts).vectors, expected(folder, texts))
+
+
+def test_vectors_of_the_whole_bundled_model_are_those_of_sentence_transformers(
+    bundled_model: str, encoder: Encoder
+) -> None:
+    texts = TEXTS + corpus.sentences(40)
     assert_same(encoder.encode(texts).vectors, expected(bundled_model, texts))
 
 
