@@ -94,6 +94,7 @@ class Manifest:
     fidelity: dict[str, float] | None  # rows, min_cosine, mean_cosine against float32; None for float32 itself
     timings: dict[str, float]
     reused: dict[str, int]  # splits, parts and rows that this run did not have to encode
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)  # what only this kind of dataset has to say
 
     @property
     def bad_files(self) -> list[tuple[str, str]]:

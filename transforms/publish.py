@@ -32,6 +32,7 @@ from schemas.manifest import (
     read_manifest,
     versions,
 )
+from schemas.rejects import BLANK_REASONS
 from transforms.duplicates import check_ids
 from transforms.plan import Plan
 from transforms.write import REJECTS_FOLDER, EncodedBlock, RejectPart, write_part
@@ -71,7 +72,7 @@ def publish(plan: Plan, reads: Sequence[SplitRead], parts: Sequence[Part], rejec
     else:
         if not plan.unique_ids and plan.duplicate_ids == "error":
             check_ids(plan.output, manifest.parts)
-        _put(plan.output, manifest)
+        put_version(plan.output, manifest)
     storage.replace(storage.join(plan.output, "_SUCCESS"), b"")
     clean_up(plan.output, plan.keep_versions, plan.started)
     return manifest
@@ -195,7 +196,8 @@ def _check_error_rate(plan: Plan, counts: Counts, rejects: Sequence[RejectPart])
     if counts.broken_rows <= plan.max_error_rate * counts.rows_in:
         return
     examples = {reason: example for reject in rejects for reason, example in reject.examples}
-    frequent = sorted(counts.rejected.items(), key=lambda pair: -pair[1])[:3]
+    broken = [(reason, n) for reason, n in counts.rejected.items() if reason not in BLANK_REASONS]
+    frequent = sorted(broken, key=lambda pair: -pair[1])[:3]
     reasons = "; ".join(f"{n} x {reason} (as {examples.get(reason, 'in an earlier run')})" for reason, n in frequent)
     raise RunFailed(
         f"{counts.broken_rows} of {counts.rows_in} rows are broken, more than --max_error_rate {plan.max_error_rate}: "
@@ -203,7 +205,7 @@ def _check_error_rate(plan: Plan, counts: Counts, rejects: Sequence[RejectPart])
     )
 
 
-def _put(output: str, manifest: Manifest) -> None:
+def put_version(output: str, manifest: Manifest) -> None:
     """Publishes, if this run may: alone on this version, with every part in place."""
     version = manifest.version
     intent = _sign(output, version, f"{manifest.run}.intent")
