@@ -30,6 +30,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from transforms.threads import in_threads
+
 GRID = 2.0**26
 SCORE_ERROR = 1e-6
 """Largest |score - cosine|, for up to 1,024 dimensions; 1e-8 is typical."""
@@ -37,7 +39,7 @@ LONGEST = 1 + 1e-6
 SLACK = 3e-6
 CODE_SLACK = 1e-7
 REST_SLACK = 1e-11
-CHUNK_ROWS = 512
+CHUNK_ROWS = 256
 ROW_MULTIPLE, WIDTH_MULTIPLE = 32, 8
 """What int8 products on CUDA ask for; zero rows and columns of codes change no product."""
 
@@ -49,28 +51,39 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
 
     Raises ValueError naming the rows that are zero or not finite: they have no cosine.
     """
+    vectors = _checked(vectors)
+    units, norms = np.empty_like(vectors), np.empty(len(vectors))
+    for rows in _chunks(len(vectors)):
+        units[rows], norms[rows] = _normalize_chunk(vectors[rows])
+    _refuse_norms(norms)
+    return units
+
+
+def _checked(vectors: np.ndarray) -> np.ndarray:
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if vectors.ndim != 2:
         raise ValueError(f"expected (n, d) vectors, got shape {vectors.shape}")
-    units, norms = np.empty_like(vectors), np.empty(len(vectors))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        for rows in _chunks(len(vectors), CHUNK_ROWS):
-            units[rows], norms[rows] = _normalize_chunk(vectors[rows])
+    return vectors
+
+
+def _refuse_norms(norms: np.ndarray) -> None:
     bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if len(bad):
         named = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise ValueError(f"vectors that are zero or not finite have no cosine: rows {named}")
-    return units
 
 
+@np.errstate(invalid="ignore", divide="ignore")
 def _normalize_chunk(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of squares by `sum(axis=1)`: numpy's fixed pairwise order, where BLAS and einsum follow the CPU's width."""
+    """Units, and the norms that they had. `sum(axis=1)` has one order; BLAS and einsum follow the CPU's width."""
     wide = vectors.astype(np.float64)
     norms = np.sqrt(np.square(wide).sum(axis=1))
-    done = np.abs(norms - 1) <= np.sqrt(vectors.shape[1]) / GRID / 2 + 2**-23
-    done &= (np.rint(wide * GRID) == wide * GRID).all(axis=1)
-    wide /= np.where(done, 1.0, norms)[:, None]
-    return (np.rint(wide * GRID) / GRID).astype(np.float32), norms
+    on_grid = vectors * np.float32(GRID)
+    done = (np.rint(on_grid) == on_grid).all(axis=1)
+    done &= np.abs(norms - 1) <= np.sqrt(vectors.shape[1]) / GRID / 2 + 2**-23
+    wide /= np.where(done, 1.0, norms)[:, None] / GRID
+    np.rint(wide, out=wide)
+    return wide.astype(np.float32) * np.float32(1 / GRID), norms
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,17 +120,21 @@ def int8_filter(dims: int, seed: int = 0) -> Filter:
     return Filter(None, _random_rotation(dims, seed))
 
 
-def prefix_filter(sample: np.ndarray, dims: int, seed: int = 0) -> Filter:
-    """int8 codes of the `dims - 1` principal axes of a unit sample `(m, d)` and of the rest's norm; 1 < dims <= d."""
-    wide = sample.astype(np.float64)
-    _, axes = np.linalg.eigh(wide.T @ wide)
-    basis, _ = np.linalg.qr(axes[:, ::-1][:, : dims - 1])
-    return Filter(np.ascontiguousarray(basis.T), _random_rotation(dims, seed))
+def prefix_filter(axes: np.ndarray, dims: int, seed: int = 0) -> Filter:
+    """int8 codes of the first `dims - 1` of `principal_axes`, and of the length of the rest; 1 < dims <= d."""
+    return Filter(np.ascontiguousarray(axes[: dims - 1]), _random_rotation(dims, seed))
+
+
+def principal_axes(sample: np.ndarray) -> np.ndarray:
+    """`(d, d)` float64, orthonormal rows: the directions of a unit sample `(m, d)`, the longest first, about 0."""
+    wide = torch.from_numpy(sample).double()
+    _, axes = torch.linalg.eigh(wide.t() @ wide)
+    return np.ascontiguousarray(axes.numpy()[:, ::-1].T)
 
 
 def _random_rotation(dims: int, seed: int) -> np.ndarray:
-    rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((dims, dims)))
-    return np.ascontiguousarray(rotation)
+    rotation, _ = torch.linalg.qr(torch.from_numpy(np.random.default_rng(seed).standard_normal((dims, dims))))
+    return rotation.contiguous().numpy()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -142,17 +159,26 @@ class PreparedBlock:
         return len(self.units)
 
 
-def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu") -> PreparedBlock:
+def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu", threads: int = 1) -> PreparedBlock:
     """`(n, d)` vectors of any length -> block. Raises ValueError naming zero and non-finite rows (as `normalize`)."""
-    units = normalize(vectors)
-    codes, scale, error = _quantize(_bound_vectors(units, filter))
-    shape = [-(-n // m) * m for n, m in zip(codes.shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)]
-    padded = np.zeros(shape, dtype=np.int8)
-    padded[: len(codes), : codes.shape[1]] = codes
-    norms = np.empty(len(units))
-    for rows in _chunks(len(units), CHUNK_ROWS):
-        norms[rows] = np.sqrt(np.square(units[rows], dtype=np.float64).sum(axis=1))
-    on_device = [torch.from_numpy(array).to(device) for array in (units, norms, padded)]
+    vectors = _checked(vectors)
+    units, before, norms = np.empty_like(vectors), np.empty(len(vectors)), np.empty(len(vectors))
+    z = np.empty((len(vectors), len(filter.rotation)), dtype=np.float32)
+    codes = np.zeros([-(-n // m) * m for n, m in zip(z.shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)], np.int8)
+
+    def bound(rows: slice) -> float:
+        units[rows], before[rows] = _normalize_chunk(vectors[rows])
+        z[rows], norms[rows] = _bound_vectors(units[rows], filter)
+        return float(np.abs(z[rows]).max())
+
+    def quantize(rows: slice) -> float:
+        codes[rows, : z.shape[1]], error = _quantize(z[rows], scale)
+        return error
+
+    scale = max(in_threads(bound, _chunks(len(units)), threads), default=1.0) / 127
+    _refuse_norms(before)
+    error = max(in_threads(quantize, _chunks(len(units)), threads), default=0.0)
+    on_device = [torch.from_numpy(array).to(device) for array in (units, norms, codes)]
     return PreparedBlock(on_device[0], on_device[1], on_device[2], scale, error, filter.digest)
 
 
@@ -165,30 +191,28 @@ def threshold(a: PreparedBlock, b: PreparedBlock, min_score: np.ndarray | float)
     return np.floor(np.maximum(least, -(2.0**31))).astype(np.int32)
 
 
-def _bound_vectors(units: np.ndarray, filter: Filter) -> np.ndarray:
-    """z of the bound, `(n, dims)` float32. Computed in float64: of a tiny rest, float32 would leave nothing."""
-    z = np.empty((len(units), len(filter.rotation)), dtype=np.float32)
-    for rows in _chunks(len(units), CHUNK_ROWS):
-        wide = units[rows].astype(np.float64)
-        if filter.basis is not None:
-            prefix = wide @ filter.basis.T
-            rest = np.square(wide).sum(axis=1) - np.square(prefix).sum(axis=1)
-            wide = np.column_stack([prefix, np.sqrt(np.maximum(rest, 0) + REST_SLACK)])
-        z[rows] = wide @ filter.rotation.T
-    return z
+@np.errstate(invalid="ignore")
+def _bound_vectors(units: np.ndarray, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
+    """z of the bound, `(n, dims)` float32, and |x|. In float64: of a tiny rest, float32 would leave nothing.
+
+    The products go by torch, which keeps to the thread that it is called on.
+    """
+    wide = units.astype(np.float64)
+    squares = np.square(wide).sum(axis=1)
+    if filter.basis is not None:
+        prefix = (torch.from_numpy(wide) @ torch.from_numpy(filter.basis).t()).numpy()
+        rest = squares - np.square(prefix).sum(axis=1)
+        wide = np.column_stack([prefix, np.sqrt(np.maximum(rest, 0) + REST_SLACK)])
+    return (torch.from_numpy(wide) @ torch.from_numpy(filter.rotation).t()).numpy(), np.sqrt(squares)
 
 
-def _quantize(z: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """int8 codes, their scale and e. One scale a block: its largest coordinate is code 127, so that none is clipped."""
-    scale = float(np.abs(z).max(initial=1e-30)) / 127
-    codes, error = np.empty(z.shape, dtype=np.int8), 0.0
-    for rows in _chunks(len(z), CHUNK_ROWS):
-        wide = z[rows].astype(np.float64)
-        rounded = np.rint(wide / scale)
-        codes[rows] = rounded
-        error = max(error, float(np.sqrt(np.square(wide - rounded * scale).sum(axis=1).max())))
-    return codes, scale, error + CODE_SLACK
+def _quantize(z: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
+    """int8 codes and e. With a block's largest coordinate as code 127, none is clipped."""
+    wide = z.astype(np.float64)
+    codes = np.rint(wide / scale)
+    wide -= codes * scale
+    return codes, float(np.sqrt(np.square(wide).sum(axis=1).max())) + CODE_SLACK
 
 
-def _chunks(n: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+def _chunks(n: int) -> Iterator[slice]:
+    return (slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS))

@@ -9,15 +9,14 @@ import functools
 import itertools
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from transforms.bounds import ROW_MULTIPLE, PreparedBlock, threshold
+from transforms.threads import in_threads
 
 TILE = (1024, 2048)
 """Rows of the one block, rows of the other: 8 MiB of products, which the second-level cache nearly holds."""
@@ -27,9 +26,6 @@ SCORE_ROWS, DEVICE_SCORE_ROWS = 256, 1 << 18
 DENSE = 0.06
 """From this share of a tile on, the float64 product of all of it costs less than its candidates one by one
 (28 ns a pair against 450)."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Pairs(NamedTuple):
@@ -190,18 +186,3 @@ def tile_scores_of(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: n
     whole = a.units[tile.rows].double() @ b.units[tile.cols].double().t()
     whole /= a.norms[tile.rows, None] * b.norms[tile.cols]
     return whole.float().cpu().numpy()[rows - tile.rows.start, cols - tile.cols.start]
-
-
-def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """`map(function, items)` on some threads, results in order, two a thread at most in memory.
-
-    torch runs one-threaded in each, so that they do not fight for cores; the caller's own setting stays.
-    """
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting: deque[Future[R]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

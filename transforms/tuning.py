@@ -1,13 +1,14 @@
 """What a sample tells before the work starts: which filter is fastest, how many pairs there will be, what would fit."""
 
 import dataclasses
-import functools
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from transforms.bounds import Filter, PreparedBlock, int8_filter, prefix_filter, prepare, threshold
-from transforms.similarity import DENSE, Buffers, Tile, find_at_least, in_threads, products_of, scores_of, seconds
+from transforms.bounds import Filter, PreparedBlock, int8_filter, prefix_filter, prepare, principal_axes, threshold
+from transforms.similarity import DENSE, Buffers, find_at_least, products_of, scores_of, seconds, tiles
+from transforms.threads import in_threads
 
 PREFIXES = (64, 96, 128, 192)
 SAMPLE_ROWS = 8192
@@ -25,15 +26,18 @@ def fit_filter(
     min_score: the threshold; where it is None, `top_k` of `n_rows` rows are looked for
     The choice moves speed alone; no result depends on it.
     """
+    return next(in_threads(lambda _: _fit(sample, min_score, top_k, n_rows, seed), [None], 1))
+
+
+def _fit(sample: np.ndarray, min_score: float | None, top_k: int, n_rows: int, seed: int) -> Filter:
+    """On one thread, as tiles are."""
     sample = np.random.default_rng(seed).permutation(sample)
     measured = sample[: min(MEASURE_ROWS, max(len(sample) // 4, 64))]
-    axes = sample[len(measured) :] if len(sample) > 2 * len(measured) else sample
+    axes = principal_axes(sample[len(measured) :] if len(sample) > 2 * len(measured) else sample)
     dims = sample.shape[1]
-    choices = [prefix_filter(axes, d, seed) for d in PREFIXES if d < dims and d <= len(axes)] + [
-        int8_filter(dims, seed)
-    ]
+    choices = [*(prefix_filter(axes, d, seed) for d in PREFIXES if d < dims), int8_filter(dims, seed)]
     floor = _floor(measured, min_score, top_k, n_rows)
-    costs = next(iter(in_threads(functools.partial(_costs, measured=measured, floor=floor), [choices], 1)))
+    costs = _costs(choices, measured, floor)
     best = min(range(len(choices)), key=lambda i: costs[i].nsec)
     others = "; ".join(f"{f.name} {c}" for i, (f, c) in enumerate(zip(choices, costs, strict=True)) if i != best)
     why = f"{choices[best].name} costs least on {len(measured):,} sampled rows: {costs[best]} ({others or 'no other'})"
@@ -53,26 +57,29 @@ def _floor(measured: np.ndarray, min_score: float | None, top_k: int, n_rows: in
     if min_score is not None:
         return np.full((len(measured), 1), min_score)
     place = min(max(round(top_k * len(measured) / max(n_rows, 1)), 1) + 1, len(measured))  # the row itself is one
-    scores = measured @ measured.T
+    scores = (torch.from_numpy(measured) @ torch.from_numpy(measured).t()).numpy()
     return np.partition(scores, -place, axis=1)[:, -place, None].astype(np.float64)
 
 
 def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> list[Cost]:
     """Cost of each filter: its tile's time, the shortest of several, and its survivors at the time of one score."""
     blocks = [prepare(measured, choice) for choice in choices]
-    whole = Tile(slice(0, len(measured)), slice(0, len(measured)))
-    side = -(-len(measured) // 32) * 32
-    buffers = Buffers(blocks[0], (side, side))
-    pairs = np.arange(4096) % len(measured)
-    score_nsec = seconds(lambda: scores_of(blocks[0], pairs, blocks[0], pairs[::-1].copy())) / len(pairs) * 1e9
+    buffers = Buffers(blocks[0])
+    tile = next(tiles(len(measured), len(measured), buffers.tile))
+    n_rows, n_pairs = tile.rows.stop, tile.rows.stop * tile.cols.stop
+    some = np.arange(4096) % len(measured)
+    score_nsec = seconds(lambda: scores_of(blocks[0], some, blocks[0], some[::-1].copy())) / len(some) * 1e9
+
+    def find(block: PreparedBlock, least: np.ndarray) -> int:
+        return len(find_at_least(products_of(block, block, tile, buffers), least, buffers)[0])
 
     def cost(block: PreparedBlock) -> Cost:
-        least = threshold(block, block, floor)
-        hits = len(find_at_least(products_of(block, block, whole, buffers), least, buffers)[0]) - len(measured)
+        least = threshold(block, block, floor[:n_rows])
+        survivors = max(find(block, least) - n_rows, 0) / n_pairs  # each row finds itself
         nobody = np.full_like(least, np.iinfo(np.int32).max)
-        tile = seconds(lambda: find_at_least(products_of(block, block, whole, buffers), nobody, buffers))
-        survivors = max(hits, 0) / len(measured) ** 2
-        return Cost(tile / len(measured) ** 2 * 1e9 + min(survivors, DENSE) * score_nsec, survivors)
+        return Cost(
+            seconds(lambda: find(block, nobody)) / n_pairs * 1e9 + min(survivors, DENSE) * score_nsec, survivors
+        )
 
     rounds = [[cost(block) for block in blocks] for _ in range(2)]  # twice over, against a disturbance that lasts
     return [min(of_one, key=lambda c: c.nsec) for of_one in zip(*rounds, strict=True)]
