@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from schemas.rejects import Reject
 from schemas.splits import Slice
+from transforms.sources.chunks import read_head
 from transforms.sources.delimited import delimited_columns, read_delimited
 from transforms.sources.jsonl import jsonl_columns, read_jsonl
 from transforms.sources.names import FORMATS, detect
@@ -23,6 +24,7 @@ __all__ = [
     "detect",
     "kept_schema",
     "parquet_row_groups",
+    "read_head",
     "read_rows",
 ]
 

@@ -102,6 +102,28 @@ def decompress(raw: Iterator[bytes], codec: str, uri: str) -> Iterator[bytes]:
             data = _without_padding(data, raw)
 
 
+def read_head(piece: Slice, stored_bytes: int) -> tuple[int, bytes]:
+    """`(bytes read, their content decompressed)` from the piece's start on: at most `stored_bytes` of the file, and no
+    more of a compressed one than makes that much content. For estimates: damage ends it and is not told."""
+    with reading(piece.file.uri), storage.open_read(piece.file.uri, piece.start) as file:
+        if not piece.codec:
+            content = file.read(stored_bytes)
+            return len(content), content
+        taken, parts, made = 0, [], 0
+
+        def raw() -> Iterator[bytes]:
+            nonlocal taken
+            while made < stored_bytes and taken < stored_bytes and (data := file.read(_READ_BYTES[piece.codec])):
+                taken += len(data)
+                yield data
+
+        with contextlib.suppress(BadFile):
+            for part in decompress(raw(), piece.codec, piece.file.uri):
+                parts.append(part)
+                made += len(part)
+        return taken, b"".join(parts)
+
+
 def _without_padding(data: bytes, raw: Iterator[bytes]) -> bytes:
     while data and not (rest := data.lstrip(b"\0")):
         data = next(raw, b"")

@@ -124,9 +124,8 @@ class _LineFeed:
 
 class _Records:
     def __init__(self, piece: Slice, options: ReadOptions) -> None:
-        csv.field_size_limit(
-            max(csv.field_size_limit(), options.max_record_bytes)
-        )  # of the process; 128 KiB by default
+        # The process's own limit, 128 KiB by default, would refuse longer fields.
+        csv.field_size_limit(max(csv.field_size_limit(), options.max_record_bytes))
         self._uri, self._max_record_bytes = piece.file.uri, options.max_record_bytes
         self._delimiter = _DELIMITERS[piece.format]
         self._feed = _LineFeed(read_lines(piece, options.max_record_bytes), options.max_record_bytes)

@@ -15,7 +15,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Lines(NamedTuple):
-    """Whole lines as they stand in the file, each with its newline; only a file's last line may have none."""
+    """Whole lines as they stand in the file, each with its newline; a file's last line, if it has none, comes alone."""
 
     offset: int
     data: bytes

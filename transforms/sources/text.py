@@ -27,11 +27,10 @@ def read_text(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | Bla
 
 
 def _line_by_line(piece: Slice, block: Lines) -> Iterator[Row | Reject | BlankLine]:
-    offset, end = block.offset, block.offset + len(block.data)
+    offset = block.offset
     for line in split_lines(block.data):
-        has_newline = offset + len(line) < end  # a file's last line may have none, and then keeps its \r
         try:
-            text = decoded(line[:-1] if has_newline and line.endswith(b"\r") else line)
+            text = decoded(line.removesuffix(b"\r"))  # a newline follows, or there is no such line but this bad one
             yield Row(offset, text, None, ()) if text and not text.isspace() else BlankLine(offset)
         except Refused as refused:
             yield reject(piece, offset, refused, line)

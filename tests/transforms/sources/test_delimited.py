@@ -151,6 +151,14 @@ def test_a_file_full_of_stray_quotes_is_not_read_again_from_each(line: bytes, wr
     assert pulled < lines * (256 // len(line) + 20)  # and not lines²/2, which is 5,000 each
 
 
+def test_the_look_ahead_is_whole_again_past_the_stray_quotes(write) -> None:
+    text = "x" * 9000 + "\n" + "y" * 9000
+    piece = write("a.csv", HEADER + b'1,"a\n' * 6 + b'2,b\n3,"' + text.encode() + b'"\n')
+    found = read(piece, ReadOptions(id_column="id", max_record_bytes=20_000))
+    assert [i.reason for i in found[:6]] == [Reason.BROKEN_CSV] * 6
+    assert [i.text for i in found[6:]] == ["b", text]
+
+
 def test_a_missing_or_doubled_column_is_a_bad_file_that_lists_the_columns(write) -> None:
     piece = write("a.csv", b"a, text,b,b\n1,2,3,4\n")
     listed = "in the header row; there are 'a', ' text', 'b', 'b'"
