@@ -15,6 +15,7 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners import create_runner
 from tqdm import tqdm
 
 from schemas.errors import InputError, RunFailed
@@ -57,7 +58,9 @@ def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[arg
     stray = beams.parse_known_args(rest)[1]
     if stray:
         raise InputError(f"{stray[0]}: is no flag and belongs to none")
-    return args, PipelineOptions(rest)
+    options = PipelineOptions(rest)
+    runner_of(options)
+    return args, options
 
 
 def _subclasses(cls: Any) -> Iterator[Any]:
@@ -67,13 +70,25 @@ def _subclasses(cls: Any) -> Iterator[Any]:
 
 
 def runner_of(options: PipelineOptions) -> Any:
-    """The runner to use. DirectRunner means in this process: Beam's own would first try to download Prism."""
+    """The runner to use. DirectRunner means in this process: Beam's own would first try to download Prism.
+
+    Raises:
+        InputError: there is no such runner, or what it needs is not installed.
+    """
     name = options.view_as(StandardOptions).runner
-    if name in (None, "DirectRunner"):
+    if runs_here(options):
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
         return FnApiRunner()
-    return name
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise InputError(f"--runner {name}: {error}") from None
+
+
+def runs_here(options: PipelineOptions) -> bool:
+    """Whether the pipeline runs in this process."""
+    return (options.view_as(StandardOptions).runner or "direct").lower() in ("direct", "directrunner")
 
 
 def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:

@@ -14,13 +14,15 @@ from typing import Any
 import apache_beam as beam
 
 from jobs import cli
-from jobs.embed_plan import describe, estimate, make_plan, sample_rows
+from jobs.embed_plan import describe, make_plan
+from jobs.embed_sample import estimate, sample_rows
 from schemas.errors import InputError
 from schemas.manifest import Manifest, newest_manifest
+from transforms.device import choose_device
 from transforms.encode import EncodeTexts
 from transforms.model import EncodeOptions, ResolvedModel, resolve_model
 from transforms.plan import PlanSplits
-from transforms.publish import Plan, PublishDataset
+from transforms.publish import Plan, PublishDataset, finish_removals
 from transforms.read import BlockOptions, ReadBlocks
 from transforms.sources import ReadOptions
 from transforms.write import AdoptParts, WriteParts, WriteRejects
@@ -49,9 +51,15 @@ class EmbedConfig:
     encode_timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
-        for name, least in (("rows_per_part", 1), ("split_bytes", 1), ("keep_versions", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"--{name} {getattr(self, name)}: must be {least} or more")
+        if not all(self.input) or not self.output:
+            raise InputError("--input and --output: an empty name ('.' is the folder that you are in)")
+        for name in ("rows_per_part", "split_bytes", "keep_versions"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        if self.read.max_record_bytes < 1:
+            raise InputError(f"--max_record_bytes {self.read.max_record_bytes}: must be 1 or more")
+        if not self.encode_timeout_seconds > 0:
+            raise InputError(f"--encode_timeout_seconds {self.encode_timeout_seconds}: must be more than 0")
         if not 0 <= self.max_error_rate <= 1:
             raise InputError(f"--max_error_rate {self.max_error_rate}: a share of the rows, from 0 to 1")
         if self.id_from == "text" and self.read.id_column:
@@ -118,6 +126,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--long_texts", default="truncate", choices=["truncate", "chunk", "reject"], help="texts longer than that")
     add("--min_fidelity", type=float, default=0.999, help="least cosine to float32 that a lower precision may have")
     add("--rows_per_part", type=int, default=EmbedConfig.rows_per_part, help="most rows of a part; the mean is a third")
+    add("--max_record_bytes", type=int, default=ReadOptions.max_record_bytes, help="a longer record is rejected")
     add("--split_bytes", type=int, default=EmbedConfig.split_bytes, help="input that one worker reads in one go")
     add("--redistribute", action="store_true", help="shuffle texts after reading: for few, huge, unsplittable files")
     add("--max_error_rate", type=float, default=EmbedConfig.max_error_rate, help="share of rows that may be broken")
@@ -141,7 +150,7 @@ def config_of(args: argparse.Namespace) -> EmbedConfig:
         return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
 
     kept = tuple(name for name in args.keep_columns.split(",") if name)
-    read = ReadOptions(text_column=args.text_column, id_column=args.id_column, keep_columns=kept)
+    read = ReadOptions(**chosen(ReadOptions) | {"keep_columns": kept})
     own = {k: v for k, v in chosen(EmbedConfig).items() if k != "input"}
     return EmbedConfig(**own, input=tuple(args.input), read=read, encode=EncodeOptions(**chosen(EncodeOptions)))
 
@@ -153,11 +162,14 @@ def run(argv: Sequence[str] | None) -> None:
     model = resolve_model(config.encode)
     plan, blocks, why = make_plan(config, model)
     sample = sample_rows(plan, blocks)
-    cli.say(describe(config, plan, model, why))
+    here = cli.runs_here(options) and plan.todo
+    device = choose_device(config.encode.device) if here else config.encode.device
+    cli.say(describe(plan, model, device, why))
     if args.plan:
         predicted = estimate(plan, sample, model, config.encode)
         cli.put_result(predicted, _lines(predicted), args.json)
         return
+    finish_removals(config.output)
     with cli.progress_bar(plan.input_bytes):
         cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
     manifest = newest_manifest(config.output)
@@ -202,6 +214,8 @@ def _summary_text(found: dict[str, Any]) -> str:
         f"  rows in {found['rows_in']:,}, out {found['rows_out']:,}; rejected: {rejected}",
         f"  truncated {found['truncated']:,}; tokens {found['tokens']:,}; parts {found['parts']:,}",
     ]
+    if found["chunks"]:
+        lines.append(f"  rows added by cutting long texts {found['chunks']:,}")
     if found["blank_lines"]:
         lines.append(f"  blank lines {found['blank_lines']:,}")
     if found["bad_files"]:

@@ -42,7 +42,8 @@ def resolve(uri: str) -> tuple[Any, str]:
     if scheme not in SCHEMES:
         raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}")
     fs = _filesystem(scheme)
-    return fs, fs._strip_protocol(uri)
+    path = fs._strip_protocol(uri)
+    return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
 
 
 def is_local(uri: str) -> bool:
@@ -72,7 +73,7 @@ def stat(uri: str) -> FileInfo | None:
     fs, path = resolve(uri)
     try:
         entry = fs.info(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return _info(fs, entry) if entry["type"] == "file" else None
 
@@ -129,7 +130,13 @@ def folder_uri(folder: str) -> str:
 
 
 def probe_write(folder: str) -> None:
-    """Raises RunFailed unless files can be put in `folder` (made where it is not there) and removed again."""
+    """Raises RunFailed unless files can be put in `folder`. Leaves nothing behind: where there is no such folder on a
+    disk, the one above it is tried."""
+    fs, path = resolve(folder)
+    if isinstance(fs, LocalFileSystem):
+        folder = next(str(p) for p in (Path(path), *Path(path).parents) if os.path.exists(p))
+        if not os.path.isdir(folder):
+            raise RunFailed(f"{folder} is a file, no folder")
     uri = join(folder, f".probe{TEMPORARY}{os.getpid()}")
     replace(uri, b"")
     remove([uri])
@@ -139,23 +146,35 @@ def find(pattern: str) -> list[FileInfo]:
     """Files that a path, folder (with all below it) or glob names, by URI. Names starting with '.' or '_' below the
     pattern's fixed part are no data, as everywhere in this field."""
     fs, path = resolve(pattern)
-    if any(c in path for c in "*?["):
+    if _has_wildcard(fs, path):
         entries = fs.glob(path, detail=True)
     elif fs.isdir(path):
         entries = fs.find(path, detail=True)
     else:
         entries = {path: fs.info(path)} if fs.exists(path) else {}
     fixed = len(fixed_folder(pattern))
-    files = [e for e in entries.values() if e["type"] == "file"]
-    found = [_info(fs, e) for e in files]
+    found = [_info(fs, e) for e in map(functools.partial(_followed, fs), entries.values()) if e["type"] == "file"]
     return sorted(f for f in found if not any(p[:1] in ("_", ".") for p in f.uri[fixed:].split("/")))
+
+
+def _has_wildcard(fs: Any, path: str) -> bool:
+    """A file may really be called `a[1].txt`, and a shell that expands a glob hands over such names."""
+    return any(c in path for c in "*?[") and not fs.exists(path)
+
+
+def _followed(fs: Any, entry: dict[str, Any]) -> dict[str, Any]:
+    """Of a symbolic link, what it points to; a listing tells of the link itself."""
+    if entry.get("islink"):
+        with contextlib.suppress(OSError):
+            return fs.info(entry["name"])
+    return entry
 
 
 def fixed_folder(pattern: str) -> str:
     """The deepest folder that a pattern names without a wildcard, as a URI ending in '/'. Ids are relative to it."""
     fs, path = resolve(pattern)
     head = path
-    for wildcard in "*?[":
+    for wildcard in "*?[" if _has_wildcard(fs, path) else "":
         head = head.split(wildcard, 1)[0]
     if head != path or not fs.isdir(path):
         head = head.rsplit("/", 1)[0] if "/" in head else ""
@@ -166,7 +185,7 @@ def open_read(uri: str, start: int = 0) -> BinaryIO:
     """A buffered binary reader at byte `start`. Buffered, since bare s3fs files read lines at 40 a second."""
     fs, path = resolve(uri)
     if isinstance(fs, LocalFileSystem):
-        raw: BinaryIO = open(path, "rb", buffering=READ_BUFFER_BYTES)  # noqa: PTH123, SIM115
+        raw: BinaryIO = open(path, "rb", buffering=READ_BUFFER_BYTES)  # noqa: SIM115
     else:
         raw = io.BufferedReader(fs.open(path, "rb"), READ_BUFFER_BYTES)
     if start:

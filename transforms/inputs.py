@@ -114,15 +114,22 @@ def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> lis
     return [Split(split_id(pieces, options_digest), pieces) for pieces in slices]
 
 
-def check_output(output: str, inputs: Iterable[FileInfo]) -> None:
-    """Raises InputError unless the output folder is new, empty or a dataset of ours, is writable, and no input lies in
-    it. What a killed run left there is ours."""
+def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo]) -> None:
+    """Raises InputError unless the output folder is new, empty or a dataset of ours, is writable, and neither holds an
+    input nor lies in an input folder. What a killed run left there is ours. Leaves nothing behind."""
     if storage.stat(output) is not None:
         raise InputError(f"--output {output}: is a file; name a folder")
     root = storage.folder_uri(output)
     for file in inputs:
         if file.uri.startswith(root):
             raise InputError(f"--output {output}: the input {file.uri} lies in it; write to a folder of its own")
+    for pattern in patterns:
+        folder = storage.folder_uri(pattern)
+        if storage.fixed_folder(pattern) == folder and root.startswith(folder):
+            raise InputError(
+                f"--output {output}: lies in the input folder {pattern}, so the next run would read it; write to a "
+                "folder of its own"
+            )
     foreign = sorted(name for name in storage.names(output) if not _is_ours(name))
     if foreign:
         raise InputError(

@@ -1,0 +1,148 @@
+"""The first rows of what is to be done: whether the input is what was meant, and how long the run would take."""
+
+import csv
+import dataclasses
+import io
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from schemas.errors import InputError, RunFailed
+from schemas.rejects import BLANK_REASONS, Reason, Reject
+from schemas.splits import Slice
+from transforms.inputs import LINE_FORMATS
+from transforms.model import EncodeOptions, ResolvedModel
+from transforms.plan import Plan
+from transforms.read import BlockOptions
+from transforms.sources import BadFile, Row, columns_of, parquet_row_groups, read_head, read_rows
+
+SAMPLE_ROWS = 1000
+HEAD_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """The first rows of what is to be done."""
+
+    texts: tuple[str, ...]
+    input_bytes: int  # of the files that they came from, as far as they were read: an estimate
+
+
+def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
+    """The first rows of what is to be done, looked at before the run starts.
+
+    Raises:
+        InputError: there is no such field.
+        RunFailed: more than half of them are broken, or a file cannot be read.
+    """
+    good: list[Row] = []
+    rejects: list[Reject] = []
+    input_bytes = 0
+    first: Slice | None = None
+    for piece in (piece for split in plan.todo for piece in split.slices):
+        first = first or piece
+        before, last = len(good) + len(rejects), 0
+        try:
+            for item in read_rows(piece, options.read):
+                last = item.offset
+                if isinstance(item, Row):
+                    good.append(item)
+                elif isinstance(item, Reject):
+                    rejects.append(item)
+                if len(good) + len(rejects) >= SAMPLE_ROWS:
+                    break
+        except BadFile as error:
+            if not options.skip_bad_files:
+                raise RunFailed(f"{error}; mend or remove the file, or go on without it: --skip_bad_files") from None
+        rows = len(good) + len(rejects)
+        if rows >= SAMPLE_ROWS:
+            input_bytes += _bytes_of(piece, rows - before, last)
+            break
+        input_bytes += piece.size
+    if first and first.format == "jsonl":
+        _check_fields(good, rejects, options, first)
+    _check_broken(len(good), rejects)
+    return Sample(tuple(row.text for row in good), max(1, input_bytes))
+
+
+def _bytes_of(piece: Slice, rows: int, last: int) -> int:
+    """Bytes of the file that its first `rows` rows stand for, `last` being the offset of the last of them."""
+    if piece.format == "parquet":
+        groups = parquet_row_groups(piece.file)[piece.start : None if piece.whole else piece.stop]
+        return round(piece.size * rows / max(1, sum(n for n, _ in groups)))
+    stored, content = read_head(piece, HEAD_BYTES)
+    if piece.format in LINE_FORMATS:
+        size = last - piece.start
+    else:
+        size = round(len(content) * rows / max(1, _records(content)))
+    return min(piece.size, round(size * stored / max(1, len(content))))
+
+
+def _records(content: bytes) -> int:
+    """About how many rows of CSV this is: quoted fields may hold newlines."""
+    lines = io.StringIO(content.decode(errors="replace"), newline="")
+    try:
+        return sum(1 for _ in csv.reader(lines))
+    except csv.Error:
+        return content.count(b"\n")
+
+
+def _check_fields(good: list[Row], rejects: list[Reject], options: BlockOptions, piece: Slice) -> None:
+    """Raises InputError for a field that was asked for and that no row has."""
+    reasons, read = {r.reason for r in rejects}, options.read
+    absent = [
+        *([("--text_column", read.text_column)] if not good and reasons == {Reason.MISSING_FIELD} else []),
+        *([("--id_column", read.id_column)] if not good and Reason.MISSING_ID in reasons else []),
+        *(
+            ("--keep_columns", n)
+            for i, n in enumerate(read.keep_columns)
+            if good and all(r.kept[i] is None for r in good)
+        ),
+    ]
+    if absent:
+        there = columns_of(piece, read) or []
+        for flag, name in absent:
+            if name not in there:  # else it is null in all these rows
+                raise InputError(f"{flag} {name}: no row of {piece.file.uri} has it; there are {', '.join(there)}")
+
+
+def _check_broken(good: int, rejects: list[Reject]) -> None:
+    """Raises RunFailed where more than half of the rows are broken."""
+    broken = [r for r in rejects if r.reason not in BLANK_REASONS]
+    if not broken or len(broken) * 2 <= good + len(rejects):
+        return
+    examples = {r.reason: f"{r.source}#{r.offset}: {r.error}" for r in reversed(broken)}
+    frequent = Counter(r.reason for r in broken).most_common(3)
+    listed = "; ".join(f"{n} x {reason} (as {examples[reason]})" for reason, n in frequent)
+    raise RunFailed(
+        f"{len(broken)} of the first {good + len(rejects)} rows are broken: {listed}. Is --format or a column's "
+        "name wrong?"
+    )
+
+
+def estimate(plan: Plan, sample: Sample, model: ResolvedModel, options: EncodeOptions) -> dict[str, Any]:
+    """What the run would take, from a sample of its rows encoded now."""
+    rows = round(len(sample.texts) * plan.input_bytes / sample.input_bytes)
+    tokens, seconds = _measured(sample.texts, model, options) if sample.texts else (0, 0.0)
+    share = rows / max(1, len(sample.texts))
+    return {
+        "splits": len(plan.todo),
+        "input_bytes": plan.input_bytes,
+        "rows": rows,
+        "sample_rows": len(sample.texts),
+        "tokens": round(tokens * share),
+        "tokens_per_second": round(tokens / max(1e-9, seconds)),
+        "seconds_on_this_machine": round(seconds * share, 1),
+    }
+
+
+def _measured(texts: Sequence[str], model: ResolvedModel, options: EncodeOptions) -> tuple[int, float]:
+    """Tokens of the texts, and the seconds that encoding them takes."""
+    from transforms.encode import Encoder
+
+    encoder = Encoder(model, options)
+    encoder.encode(texts[:100])  # the first batches also pay for start-up
+    started = time.monotonic()
+    tokens = int(encoder.encode(texts).token_counts.sum())
+    return tokens, time.monotonic() - started
