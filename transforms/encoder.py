@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from schemas.errors import InputError
 from schemas.rejects import Reason
 from transforms.device import DEFAULT_BATCH_TOKENS, choose_device, cpu_threads
 from transforms.model import EncodeOptions, ResolvedModel
@@ -51,11 +50,11 @@ class Encoder:
     """
 
     def __init__(self, model: ResolvedModel, options: EncodeOptions, threads: int | None = None) -> None:
-        from transforms.pipeline import ModelPipeline
+        from transforms.loaded_model import LoadedModel
 
         self.device = choose_device(options.device)
         self.batch_tokens = options.batch_tokens or DEFAULT_BATCH_TOKENS[self.device]
-        self._model = ModelPipeline(model, options, self.device)
+        self._model = LoadedModel(model, options, self.device)
         self._skip_truncated = options.long_texts == "reject"
         self._lock = threading.Lock()
         self._pool = concurrent.futures.ThreadPoolExecutor(
@@ -109,6 +108,8 @@ class Encoder:
                 if on_batch:
                     rows = futures[future]
                     on_batch(int(copies[rows].sum()), int(tokens.lengths[rows].sum()))
+            if on_batch and len(wanted) < len(texts):
+                on_batch(int(copies.sum() - copies[wanted].sum()), 0)
         finally:
             for future in futures:
                 future.cancel()
@@ -122,8 +123,10 @@ class Encoder:
         if not self._model.is_low or not len(rows):
             return ()
         sample = sorted(rows.tolist(), key=lambda row: (zlib.crc32(texts[row].encode("utf-8", "replace")), texts[row]))
-        chosen = np.array(sample[:FIDELITY_ROWS])
-        exact = self._pool.submit(self._model.reference, tokens, chosen).result()
+        chosen = np.array(sample[:FIDELITY_ROWS])  # one at a time: nothing is padded
+        exact = np.concatenate(
+            [self._pool.submit(self._model.reference, tokens, row).result() for row in chosen[:, None]]
+        )
         found = vectors[chosen]
         lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
         return tuple(((exact * found).sum(axis=1) / np.maximum(lengths, 1e-30)).tolist())
@@ -187,11 +190,3 @@ def _bad_vectors(vectors: np.ndarray, rows: np.ndarray, failed: set[int]) -> lis
             found.append(Failure(row, Reason.NON_FINITE, f"{bad} of {vectors.shape[1]} values are NaN or infinite"))
             vectors[row] = 0
     return found
-
-
-def require_device(options: EncodeOptions) -> None:
-    """Raises InputError now where `--device` is not on this machine, rather than in a worker later."""
-    try:
-        choose_device(options.device)
-    except ImportError as error:
-        raise InputError(f"--device {options.device}: torch does not load: {error}") from None

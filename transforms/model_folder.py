@@ -227,7 +227,7 @@ def _pooling_modes(config: dict[str, Any]) -> list[str]:
 
 def _ask(folder: Path) -> tuple[int, int, int, str, bool]:
     """`(max_seq_length, its limit, dim, the modules' names, unit length)` of the loaded model, five seconds later."""
-    from transforms.load import load_sentence_transformer
+    from transforms.loaded_model import load_sentence_transformer
 
     model = load_sentence_transformer(str(folder), "cpu")
     model.truncate_dim = None

@@ -1,5 +1,6 @@
 """Texts -> features by the model's own `preprocess`, for tokenizers that `transforms.tokenize` does not know."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ class SlowTokenizer:
 
     def __init__(self, model: Any, prompt: str) -> None:
         self._model, self._prompt = model, prompt
+        self._lock = threading.Lock()  # transformers' tokenizers raise "Already borrowed" when two threads use one
         self.limit = min(getattr(model, "max_seq_length", None) or NO_LIMIT, NO_LIMIT)
 
     def __call__(self, texts: Sequence[str]) -> Texts:
@@ -31,7 +33,8 @@ class SlowTokenizer:
         return Texts(list(texts), np.minimum(counts, self.limit).astype(np.int64), counts)
 
     def features(self, tokens: Texts, rows: np.ndarray) -> dict[str, Any]:
-        return dict(self._model.preprocess([tokens.texts[row] for row in rows], prompt=self._prompt))
+        with self._lock:
+            return dict(self._model.preprocess([tokens.texts[row] for row in rows], prompt=self._prompt))
 
     def windows(self, texts: Sequence[str]) -> list[list[str]]:
         """Pieces of whole words that fit, found by halving."""

@@ -254,6 +254,21 @@ def test_a_tokenizer_that_is_not_known_is_left_to_the_model(small: str, monkeypa
     assert [len(pieces) > 1 for pieces in encoder.chunk(TEXTS)] == fast.truncated.tolist()
 
 
+def test_a_model_without_a_transformer_gives_its_vectors_but_has_no_low_precision(
+    bundled_model: str, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(f"{bundled_model}/tokenizer.json")
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=32)]).save_pretrained(str(tmp_path / "m"))
+    folder, texts = str(tmp_path / "m"), [text for text in TEXTS if text.strip()]
+    assert_same(make_encoder(folder).encode(texts).vectors, expected(folder, texts))
+    with pytest.raises(InputError, match="begins with StaticEmbedding, no transformer"):
+        make_encoder(folder, dtype="bfloat16")
+
+
 def test_one_row_and_none(encoder: Encoder, bundled_model: str) -> None:
     assert_same(encoder.encode(["hello"]).vectors, expected(bundled_model, ["hello"]))
     none = encoder.encode([])
@@ -417,7 +432,9 @@ def test_a_low_precision_stays_near_float32_and_says_how_near(dtype: str, bundle
 
 
 def test_texts_that_are_too_long_are_not_encoded_where_they_are_rejected(small: str) -> None:
-    found = make_encoder(small, long_texts="reject").encode(["short", "word " * 50])
+    told: list[tuple[int, int]] = []
+    found = make_encoder(small, long_texts="reject").encode(["short", "word " * 50], lambda *batch: told.append(batch))
+    assert told == [(1, 3), (1, 0)]
     assert found.truncated.tolist() == [False, True]
     assert found.token_counts.tolist() == [3, 52]
     assert found.vectors[0].any()

@@ -1,12 +1,15 @@
-"""A SentenceTransformer as the encoder runs it: features in, finished vectors out."""
+"""A SentenceTransformer as the encoder runs it: features in, finished vectors out. Importing it takes seconds: torch,
+and with the first model sentence_transformers."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from schemas.errors import InputError
-from transforms.load import load_sentence_transformer
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.tokenize import FastTokenizer
 from transforms.tokenize_slow import SlowTokenizer
@@ -14,7 +17,7 @@ from transforms.tokenize_slow import SlowTokenizer
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
-class ModelPipeline:
+class LoadedModel:
     """The model's own modules with the options applied, in `fingerprint.dtype` where that is asked for.
 
     In a low precision only the transformer is low: with pooling and normalising in bfloat16, norms are off by 4e-3.
@@ -70,6 +73,41 @@ class ModelPipeline:
             if self._normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
             return vectors.float().cpu().numpy()
+
+
+def load_sentence_transformer(folder: str, device: str) -> Any:
+    """The model in float32, for inference. safetensors and local files only, no code of the model's own."""
+    with _quietly():
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(
+            folder,
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' bar and report on loading weights: stderr is ours. Failures raise all the same."""
+    from transformers.utils import logging as transformers_logging
+
+    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
+    before = [logger.level for logger in loggers]
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
