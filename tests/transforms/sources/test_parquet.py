@@ -214,6 +214,13 @@ def test_a_damaged_file_is_a_bad_file(damage: str, write) -> None:
     assert bad_file(write("a.parquet", bad)).startswith("no readable Parquet file: ")
 
 
+def test_a_changed_byte_of_a_text_is_found_by_its_page_s_checksum(write) -> None:
+    good = content(TEN, compression="none", use_dictionary=False, write_page_checksum=True)
+    assert good.count(b"t5") == 1  # neither least nor greatest of its row group: in no statistics
+    bad = good.replace(b"t5", b"t6")
+    assert "CRC checksum verification failed" in bad_file(write("a.parquet", bad))
+
+
 def test_an_empty_table_has_no_rows_and_its_columns(write) -> None:
     piece = write("a.parquet", content(TEN.slice(0, 0)))
     assert read(piece) == []
