@@ -54,7 +54,7 @@ def pairs_in_blocks(
 
     min_score: rounded to float32, as scores are; a function is asked again for each tile (`BestPairs.min_score`)
     same: `a` and `b` are one block; pairs have row_a < row_b, and tiles wholly below the diagonal are skipped
-    threads: tiles at a time, one core each; memory is about 15 MB a thread beside the blocks
+    threads: tiles at a time, one core each; beside the blocks 15 MB a thread, 150 where most of a tile passes
     """
     least = min_score if callable(min_score) else lambda: min_score
     buffers = Buffers(a, tile)
@@ -124,7 +124,8 @@ def _int8_pays(device: str) -> bool:
             return False
     except (AttributeError, RuntimeError):
         return False
-    return seconds(lambda: torch._int_mm(codes, codes.t())) < seconds(lambda: wide @ wide.t())
+    on_cpu = device == "cpu"  # elsewhere calls return before they are done, and int8 is faster for sure
+    return not on_cpu or seconds(lambda: torch._int_mm(codes, codes.t())) < seconds(lambda: wide @ wide.t())
 
 
 def seconds(function: Callable[[], object], runs: int = 5) -> float:

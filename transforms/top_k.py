@@ -7,6 +7,7 @@ beat never loses one of it. Both collectors use their k-th score as the bound fo
 import dataclasses
 
 import numpy as np
+import torch
 
 from transforms.bounds import PreparedBlock, threshold
 from transforms.similarity import (
@@ -92,18 +93,16 @@ def _after_tile(
     own: np.ndarray | None,
     buffers: Buffers,
 ) -> TopK:
-    """One tile's matches at or above each query's k-th score, merged. Equal scores pass: their rank may be lower."""
+    """One tile's matches at or above each query's k-th score, merged; of equal scores those of a lower rank."""
     products = products_of(queries, corpus, tile, buffers)
     floor = np.maximum(best.scores[:, -1], np.float32(-1.5 if min_score is None else min_score))
     unbounded = np.flatnonzero(floor == -1.5)
     if len(unbounded):
-        floor[unbounded] = _seed(
-            queries, corpus, products.cpu().numpy()[unbounded], unbounded, tile, best.scores.shape[1]
-        )
+        floor[unbounded] = _seed(queries, corpus, products[unbounded], unbounded, tile, best.scores.shape[1])
     rows, cols = find_at_least(products, threshold(queries, corpus, floor)[:, None], buffers)
     scores = tile_scores_of(queries, rows + tile.rows.start, corpus, cols + tile.cols.start, tile)
     found = ranks[cols + tile.cols.start]
-    keep = scores >= floor[rows]
+    keep = (scores > floor[rows]) | ((scores == floor[rows]) & (found < best.ranks[rows, -1]))
     if own is not None:
         keep &= found != own[tile.rows][rows]
     return _add(best, rows[keep], scores[keep], found[keep])
@@ -125,7 +124,7 @@ def _add(best: TopK, rows: np.ndarray, scores: np.ndarray, ranks: np.ndarray) ->
 
 
 def _seed(
-    queries: PreparedBlock, corpus: PreparedBlock, products: np.ndarray, rows: np.ndarray, tile: Tile, k: int
+    queries: PreparedBlock, corpus: PreparedBlock, products: torch.Tensor, rows: np.ndarray, tile: Tile, k: int
 ) -> np.ndarray:
     """A first bound for queries that have none: the (k + 1)-th score of some matches, those with the largest products.
 
@@ -133,7 +132,7 @@ def _seed(
     """
     if products.shape[1] <= k:
         return np.full(len(rows), -1.5, dtype=np.float32)
-    cols = np.argpartition(products, -(k + 1), axis=1)[:, -(k + 1) :]
+    cols = torch.topk(products, k + 1, dim=1, sorted=False).indices.cpu().numpy()
     flat = np.repeat(rows, k + 1) + tile.rows.start
     return scores_of(queries, flat, corpus, cols.ravel() + tile.cols.start).reshape(-1, k + 1).min(axis=1)
 
