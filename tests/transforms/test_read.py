@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead
 from schemas.errors import RunFailed
 from schemas.rejects import Reason
+from transforms.cut import row_hash
 from transforms.inputs import list_inputs, make_splits, slice_files
 from transforms.read import BlockOptions, read_split
 from transforms.sources import ReadOptions
@@ -46,6 +47,20 @@ def test_any_bytes_split_anywhere_give_the_files_rows_once(tmp_path: Path, conte
     assert rows(cut[0]) == rows(whole[0])
     assert sum(r.rows_in for r in cut[1]) == sum(r.rows_in for r in whole[1])
     assert [r for c in cut[2] for r in c.rejects] == [r for c in whole[2] for r in c.rejects]
+
+
+ANCHOR_TEXT = next(t for t in map(str, range(10_000, 99_999)) if row_hash(t) % 32 == 0)
+OTHER_TEXT = next(t for t in map(str, range(10_000, 99_999)) if row_hash(t) % 16 != 0)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from([ANCHOR_TEXT, *[OTHER_TEXT] * 12]), max_size=120), st.integers(4, 60))
+def test_rare_and_crowded_anchors_give_the_files_rows_once(tmp_path: Path, lines: list[str], split_bytes: int) -> None:
+    """Where the search for an anchor gives up, ranges must still neither overlap nor leave a gap."""
+    path = tmp_path / "a.txt"
+    path.write_text("\n".join(lines))
+    cut = read_all(str(path), split_bytes, options(rows_per_part=64, split_bytes=split_bytes))
+    assert rows(cut[0]) == [(f"a.txt#{6 * i}", line) for i, line in enumerate(lines)]
 
 
 def random_lines(seed: int, n: int) -> list[str]:
