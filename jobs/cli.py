@@ -172,7 +172,7 @@ def progress_bar(total_bytes: int) -> Iterator[None]:
 def _watch(total_bytes: int, done: threading.Event) -> None:
     terminal = sys.stderr.isatty()
     started, first = time.monotonic(), _progress_now()
-    layout = "{percentage:3.0f}% |{bar}| {postfix} [{elapsed}<{remaining}]"
+    layout = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
     with tqdm(total=total_bytes, file=sys.stderr, bar_format=layout, disable=not terminal, leave=False) as bar:
         while not done.wait(REFRESH_SECONDS if terminal else LOG_SECONDS):
             rows, tokens = PROGRESS.rows - first[0], PROGRESS.tokens - first[1]
@@ -180,7 +180,7 @@ def _watch(total_bytes: int, done: threading.Event) -> None:
             share = min(PROGRESS.input_bytes - first[2], total_bytes)
             status = f"{rows:,} rows, {rate:,.0f} tokens/s"
             if terminal:
-                bar.set_postfix_str(status, refresh=False)
+                bar.set_description_str(status, refresh=False)
                 bar.update(share - bar.n)
                 bar.refresh()
             else:

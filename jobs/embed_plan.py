@@ -104,22 +104,26 @@ def _check_columns(files: Collection[Slice], config: "EmbedConfig") -> pa.Schema
     for format_ in sorted({piece.format for piece in files}):
         pieces = [piece for piece in files if piece.format == format_]
         schema = _columns_of_first(pieces if config.skip_bad_files else pieces[:1], config)
-        kept = schema if kept is None else _common_types(kept, schema)
+        if schema is not None:
+            kept = schema if kept is None else _common_types(kept, schema)
     return kept if kept is not None else pa.schema([])
 
 
-def _columns_of_first(pieces: list[Slice], config: "EmbedConfig") -> pa.Schema:
-    problem: Exception | None = None
+def _columns_of_first(pieces: list[Slice], config: "EmbedConfig") -> pa.Schema | None:
+    """None where all are damaged and to be skipped."""
+    problem: InputError | None = None
     for piece in pieces:
         try:
             _check_asked(piece, columns_of(piece, config.read), config)
             return kept_schema(piece, config.read) if config.read.keep_columns else pa.schema([])
         except BadFile as error:
-            problem = problem or RunFailed(f"{error}; mend or remove the file, or go on without it: --skip_bad_files")
+            if not config.skip_bad_files:
+                raise RunFailed(f"{error}; mend or remove the file, or go on without it: --skip_bad_files") from None
         except InputError as error:
             problem = problem or error
-    assert problem is not None
-    raise problem
+    if problem:
+        raise problem
+    return None
 
 
 def _check_asked(piece: Slice, there: list[str] | None, config: "EmbedConfig") -> None:

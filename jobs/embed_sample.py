@@ -75,15 +75,15 @@ def _bytes_of(piece: Slice, rows: int, last: int) -> int:
     if piece.format in LINE_FORMATS:
         size = last - piece.start
     else:
-        size = round(len(content) * rows / max(1, _records(content)))
+        size = round(len(content) * rows / max(1, _records(content, piece.format)))
     return min(piece.size, round(size * stored / max(1, len(content))))
 
 
-def _records(content: bytes) -> int:
+def _records(content: bytes, format_: str) -> int:
     """About how many rows of CSV this is: quoted fields may hold newlines."""
     lines = io.StringIO(content.decode(errors="replace"), newline="")
     try:
-        return sum(1 for _ in csv.reader(lines))
+        return sum(1 for _ in csv.reader(lines, delimiter="," if format_ == "csv" else "\t"))
     except csv.Error:
         return content.count(b"\n")
 
