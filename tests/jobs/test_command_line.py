@@ -215,7 +215,6 @@ def test_a_plan_says_what_there_is_to_do_and_writes_nothing(run: Run, source: Pa
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.csv", "a.tsv.bz2", "a.jsonl.zst", "a.parquet"])
 def test_a_plan_guesses_the_rows_of_any_format(run: Run, tmp_path: Path, name: str) -> None:
 
-
     rows, separator = 30_000, "\t" if "tsv" in name else ","
     texts = [f"row {n:06} of {n * 7919 % 104729:06}" for n in range(rows)]
     if name.endswith("parquet"):

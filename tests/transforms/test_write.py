@@ -1,0 +1,103 @@
+"""Parts and rejects are there whole or not at all, once, under a name that follows from what is in them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk
+from schemas.embeddings import PartStats, embeddings_schema
+from schemas.model import ModelFingerprint
+from schemas.rejects import Reason, Reject
+from transforms.write import EncodedBlock, encoder_rejects, find_part, write_part, write_rejects
+
+NAME = "part-0123456789abcdef0123456789abcdef.parquet"
+MODEL = ModelFingerprint(
+    name="m", weights_sha256="0", max_seq_length=8, pooling="mean", normalized=True, prompt="", dim=2, dtype="float32",
+    backend="torch", similarity="cosine", long_texts="truncate",
+)  # fmt: skip
+BLOCK = Block(
+    "split", 0, NAME,
+    pa.table({"id": ["i", "j"], "text": ["a", "ä" * 600], SOURCE: ["a.txt"] * 2, OFFSET: [0, 2]}), 10,
+)  # fmt: skip
+
+
+def encoded(**changes: object) -> EncodedBlock:
+    schema = embeddings_schema(MODEL)
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.arange(4, dtype=np.float32)), type=schema.field("embedding").type
+    )
+    table = pa.Table.from_arrays(
+        [["i", "j"], ["a", "b"], pa.array([3, 3], pa.int32()), [False, False], vectors], schema=schema
+    )
+    stats = PartStats(**{"rows_in": 2, "rows_out": 2, "tokens": 6, "truncated": 0} | changes)  # type: ignore[arg-type]
+    return EncodedBlock("split", 0, NAME, table, stats, 10, 5)
+
+
+def test_a_part_is_written_once_and_then_adopted(tmp_path: Path) -> None:
+    first = write_part(str(tmp_path), encoded(), MODEL)
+    data = (tmp_path / NAME).read_bytes()
+    again = write_part(str(tmp_path), encoded(tokens=999), MODEL)
+    assert not first.adopted
+    assert again == first._replace(adopted=True, encode_msec=0)
+    assert (tmp_path / NAME).read_bytes() == data
+    assert find_part(str(tmp_path), BLOCK, MODEL) == again
+    assert (first.size, [p.name for p in tmp_path.iterdir()]) == (len(data), [NAME])
+
+
+def test_overwriting_replaces_what_is_there(tmp_path: Path) -> None:
+    write_part(str(tmp_path), encoded(), MODEL)
+    found = write_part(str(tmp_path), encoded(tokens=999), MODEL, overwrite=True)
+    assert (found.adopted, found.stats.tokens) == (False, 999)
+    part = find_part(str(tmp_path), BLOCK, MODEL)
+    assert part is not None
+    assert part.stats.tokens == 999
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other model", "other rows", "failed rows", "no part"])
+def test_what_is_no_whole_part_of_this_block_is_written_again(tmp_path: Path, damage: str) -> None:
+    failed = ((1, str(Reason.ENCODE_ERROR), "out of memory"),)
+    there = {
+        "other rows": encoded(rows_in=3),
+        "failed rows": encoded(rows_out=1, rejects=failed),
+    }.get(damage, encoded())
+    if damage == "other model":
+        other = dataclasses.replace(MODEL, prompt="q: ")
+        there = there._replace(table=there.table.replace_schema_metadata(embeddings_schema(other).metadata))
+    write_part(str(tmp_path), there, MODEL)
+    path = tmp_path / NAME
+    if damage in ("cut", "empty"):
+        path.write_bytes(path.read_bytes()[: -20 if damage == "cut" else 0])
+    if damage == "no part":
+        pq.write_table(pa.table({"x": [1]}), path)
+    assert find_part(str(tmp_path), BLOCK, MODEL) is None
+    assert not write_part(str(tmp_path), encoded(), MODEL).adopted
+    assert find_part(str(tmp_path), BLOCK, MODEL) is not None
+
+
+def test_a_part_says_which_rows_the_encoder_refused() -> None:
+    stats = encoded(rows_out=1, rejects=((1, str(Reason.NON_FINITE), "NaN"),)).stats
+    chunk = encoder_rejects(BLOCK, stats)
+    assert chunk == RejectChunk(
+        "split", (Reject("a.txt", 2, "encode", Reason.NON_FINITE, "NaN", ("ä" * 512).encode()),)
+    )
+    assert encoder_rejects(BLOCK, encoded().stats) is None
+
+
+def test_rejects_are_named_by_their_content_and_counted_by_reason(tmp_path: Path) -> None:
+    rejects = [
+        Reject("a", n, "read", reason, f"error {n}", bytes([255]))
+        for n, reason in enumerate([Reason.BROKEN_JSON, Reason.NULL_TEXT, Reason.BROKEN_JSON])
+    ]
+    chunk = RejectChunk("split", tuple(rejects))
+    first, again = write_rejects(str(tmp_path), chunk), write_rejects(str(tmp_path), chunk)
+    assert first == again
+    assert first.reasons == (("broken_json", 2), ("null_text", 1))
+    assert first.examples == (("broken_json", "a#0: error 0"), ("null_text", "a#1: error 1"))
+    assert pq.read_table(tmp_path / first.entry.name).to_pylist()[2] == {
+        "source": "a", "offset": 2, "stage": "read", "reason": "broken_json", "error": "error 2", "raw": b"\xff",
+    }  # fmt: skip
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.parquet")] == [first.entry.name]
