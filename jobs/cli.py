@@ -96,8 +96,8 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     try:
         with beam.Pipeline(runner=runner_of(options), options=options) as pipeline:
             build(pipeline)
-    except RunFailed as error:
-        raise RunFailed(str(error).split(" [while running '", 1)[0]) from None
+    except (RunFailed, InputError) as error:
+        raise type(error)(str(error).split(" [while running '", 1)[0]) from None
     except Exception as error:  # a runner in another process sends the text alone
         text = str(error)
         if "RunFailed: " not in text:

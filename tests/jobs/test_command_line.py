@@ -24,6 +24,7 @@ import zstandard
 
 import jobs.embed
 from jobs import cli
+from schemas.errors import InputError
 from tests.jobs.conftest import Ran, Run
 
 ROOT = Path(__file__).parents[2]
@@ -195,6 +196,19 @@ def test_a_device_that_is_not_here_is_told(run: Run, source: Path) -> None:
     assert not found.output.exists()
 
 
+def test_what_only_the_encoder_can_tell_is_one_line_too(
+    run_job: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise InputError("--dtype bfloat16: not with this model")
+
+    monkeypatch.setattr("transforms.encode.Encoder", refuse)
+    found = run_job(source)
+    assert found.status == 2
+    assert found.stderr.splitlines()[-1] == "error: --dtype bfloat16: not with this model"
+    assert not found.output.exists()
+
+
 def test_a_plan_says_what_there_is_to_do_and_writes_nothing(run: Run, source: Path, tmp_path: Path) -> None:
     before = tree(tmp_path)
     found = run(source, "--plan")
@@ -210,6 +224,18 @@ def test_a_plan_says_what_there_is_to_do_and_writes_nothing(run: Run, source: Pa
     again = json.loads(run(source, "--plan", "--json").stdout)
     assert (again["splits"], again["rows"], again["tokens"]) == (0, 0, 0)
     assert tree(tmp_path) == published
+
+
+def test_a_plan_leaves_a_clean_up_that_was_killed_to_the_run(run: Run, source: Path, tmp_path: Path) -> None:
+    assert run(source).status == 0
+    stray = tmp_path / f"out/part-{'0' * 32}.parquet"
+    stray.touch()
+    (tmp_path / "out/_manifest/00000001.removing").write_text(json.dumps([stray.name]))
+    before = tree(tmp_path)
+    assert run(source, "--plan").status == 0
+    assert tree(tmp_path) == before
+    assert run(source).status == 0
+    assert before - tree(tmp_path) == {f"out/{stray.name}", "out/_manifest/00000001.removing"}
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.csv", "a.tsv.bz2", "a.jsonl.zst", "a.parquet"])
