@@ -14,6 +14,8 @@ PREFIXES = (64, 96, 128, 192)
 SAMPLE_ROWS = 8192
 """Rows a sample should have: a quarter to measure on, the others for the axes."""
 MEASURE_ROWS = 2048
+COLD = 2.5
+"""Rows to be scored come from all over a block, a few hundred a tile: so much slower than the same few in a cache."""
 Z95 = 1.96
 
 
@@ -68,7 +70,7 @@ def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> li
     tile = next(tiles(len(measured), len(measured), buffers.tile))
     n_rows, n_pairs = tile.rows.stop, tile.rows.stop * tile.cols.stop
     some = np.arange(4096) % len(measured)
-    score_nsec = seconds(lambda: scores_of(blocks[0], some, blocks[0], some[::-1].copy())) / len(some) * 1e9
+    score_nsec = COLD * seconds(lambda: scores_of(blocks[0], some, blocks[0], some[::-1].copy())) / len(some) * 1e9
 
     def find(block: PreparedBlock, least: np.ndarray) -> int:
         return len(find_at_least(products_of(block, block, tile, buffers), least, buffers)[0])
@@ -76,12 +78,10 @@ def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> li
     def cost(block: PreparedBlock) -> Cost:
         least = threshold(block, block, floor[:n_rows])
         survivors = max(find(block, least) - n_rows, 0) / n_pairs  # each row finds itself
-        nobody = np.full_like(least, np.iinfo(np.int32).max)
-        return Cost(
-            seconds(lambda: find(block, nobody)) / n_pairs * 1e9 + min(survivors, DENSE) * score_nsec, survivors
-        )
+        taken = seconds(lambda: find(block, least), 1)
+        return Cost(taken / n_pairs * 1e9 + min(survivors, DENSE) * score_nsec, survivors)
 
-    rounds = [[cost(block) for block in blocks] for _ in range(2)]  # twice over, against a disturbance that lasts
+    rounds = [[cost(block) for block in blocks] for _ in range(3)]  # in turns: a disturbance may last
     return [min(of_one, key=lambda c: c.nsec) for of_one in zip(*rounds, strict=True)]
 
 
