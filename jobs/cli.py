@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners import create_runner
 from tqdm import tqdm
 
 from schemas.errors import InputError, RunFailed
-from transforms.progress import PROGRESS
+from transforms.progress import PROGRESS, Progress
 
 REFRESH_SECONDS = 0.5
 LOG_SECONDS = 30.0
@@ -91,6 +91,14 @@ def runs_here(options: PipelineOptions) -> bool:
     return (options.view_as(StandardOptions).runner or "direct").lower() in ("direct", "directrunner")
 
 
+def local_workers(options: PipelineOptions) -> int:
+    """Processes on this machine that the pipeline runs in; 0 where it runs elsewhere."""
+    if not runs_here(options):
+        return 0
+    direct = options.view_as(DirectOptions)
+    return max(1, direct.direct_num_workers) if direct.direct_running_mode == "multi_processing" else 1
+
+
 def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
     """Builds and runs to the end. Raises RunFailed where a step did."""
     try:
@@ -156,11 +164,19 @@ def put_result(summary: dict[str, Any], text: str, as_json: bool) -> None:
     sys.stdout.flush()
 
 
+def _embedded(done: Progress, seconds: float) -> tuple[int, str]:
+    return done.input_bytes, f"{done.rows:,} rows, {done.tokens / seconds:,.0f} tokens/s"
+
+
 @contextlib.contextmanager
-def progress_bar(total_bytes: int) -> Iterator[None]:
-    """Shows rows, tokens a second and time left on stderr while the block runs."""
+def progress_bar(total: int, status: Callable[[Progress, float], tuple[int, str]] = _embedded) -> Iterator[None]:
+    """Shows on stderr how far the block is, and the time left.
+
+    total: of what there is to do: bytes of input, or pairs
+    status: from what was done since the start, and the seconds that it took, how much of the total that is, and a line
+    """
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(total_bytes, done), daemon=True)
+    watcher = threading.Thread(target=_watch, args=(total, status, done), daemon=True)
     watcher.start()
     try:
         yield
@@ -169,23 +185,17 @@ def progress_bar(total_bytes: int) -> Iterator[None]:
         watcher.join()
 
 
-def _watch(total_bytes: int, done: threading.Event) -> None:
+def _watch(total: int, status: Callable[[Progress, float], tuple[int, str]], done: threading.Event) -> None:
     terminal = sys.stderr.isatty()
-    started, first = time.monotonic(), _progress_now()
+    started, first = time.monotonic(), PROGRESS.copy()
     layout = "{percentage:3.0f}% |{bar}| {desc} [{elapsed}<{remaining}]"
-    with tqdm(total=total_bytes, file=sys.stderr, bar_format=layout, disable=not terminal, leave=False) as bar:
+    with tqdm(total=total, file=sys.stderr, bar_format=layout, disable=not terminal, leave=False) as bar:
         while not done.wait(REFRESH_SECONDS if terminal else LOG_SECONDS):
-            rows, tokens = PROGRESS.rows - first[0], PROGRESS.tokens - first[1]
-            rate = tokens / max(1e-9, time.monotonic() - started)
-            share = min(PROGRESS.input_bytes - first[2], total_bytes)
-            status = f"{rows:,} rows, {rate:,.0f} tokens/s"
+            share, line = status(PROGRESS.since(first), max(1e-9, time.monotonic() - started))
+            share = min(share, total)
             if terminal:
-                bar.set_description_str(status, refresh=False)
+                bar.set_description_str(line, refresh=False)
                 bar.update(share - bar.n)
                 bar.refresh()
             else:
-                say(f"{100 * share // max(1, total_bytes)}% {status}")
-
-
-def _progress_now() -> tuple[int, int, int]:
-    return PROGRESS.rows, PROGRESS.tokens, PROGRESS.input_bytes
+                say(f"{100 * share // max(1, total)}% {line}")

@@ -95,6 +95,12 @@ class Manifest:
     timings: dict[str, float]
     reused: dict[str, int]  # splits, parts and rows that this run did not have to encode
     details: dict[str, Any] = dataclasses.field(default_factory=dict)  # what only this kind of dataset has to say
+    extras: tuple[PartEntry, ...] = ()  # files in folders of their own that belong to the rows: groups, duplicates
+
+    @property
+    def files(self) -> tuple[PartEntry, ...]:
+        """All that a kept version needs."""
+        return (*self.parts, *self.rejects, *self.extras)
 
     @property
     def bad_files(self) -> list[tuple[str, str]]:
@@ -102,7 +108,7 @@ class Manifest:
 
     def same_data(self, other: "Manifest") -> bool:
         """Whether the two publish the same rows, by the same rules, from the same input."""
-        fields = ("kind", "fingerprint", "options", "parts", "rejects", "splits", "inputs", "counts")
+        fields = ("kind", "fingerprint", "options", "parts", "rejects", "extras", "splits", "inputs", "counts")
         return all(getattr(self, f) == getattr(other, f) for f in fields)
 
     def to_json(self) -> bytes:
@@ -115,8 +121,8 @@ class Manifest:
         found["counts"] = Counts(**found["counts"])
         found["inputs"] = tuple(FileInfo(*i) for i in found["inputs"])
         found["splits"] = tuple(_split_entry(*s) for s in found["splits"])
-        for key in ("parts", "rejects"):
-            found[key] = tuple(PartEntry(*p) for p in found[key])
+        for key in ("parts", "rejects", "extras"):
+            found[key] = tuple(PartEntry(*p) for p in found.get(key, ()))
         return cls(**found)
 
 

@@ -244,6 +244,13 @@ def remove(uris: Iterable[str]) -> None:
             fs.rm_file(path)
 
 
+def remove_folder(folder: str) -> None:
+    """Removes a folder and all below it; one that is gone already is no error."""
+    fs, path = resolve(folder)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
 def remove_stale_temporaries(folder: str, older_than_seconds: float = DAY_SECONDS) -> None:
     """Removes what killed runs left half written in `folder`; a younger one may belong to a run that is alive."""
     if not is_local(folder) or not Path(resolve(folder)[1]).is_dir():

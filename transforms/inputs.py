@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from schemas import storage
 from schemas.embeddings import is_part_name
 from schemas.errors import InputError, RunFailed
+from schemas.manifest import newest_manifest
+from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER, WORK_FOLDER
 from schemas.splits import FileInfo, Slice, Split, split_id
 from transforms.sources import BadFile, detect, parquet_row_groups
 
@@ -114,9 +116,9 @@ def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> lis
     return [Split(split_id(pieces, options_digest), pieces) for pieces in slices]
 
 
-def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo]) -> None:
-    """Raises InputError unless the output folder is new, empty or a dataset of ours, is writable, and neither holds an
-    input nor lies in an input folder. What a killed run left there is ours. Leaves nothing behind."""
+def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo], kind: str = "embeddings") -> None:
+    """Raises InputError unless the output folder is new, empty or a dataset of ours of this kind, is writable, and
+    neither holds an input nor lies in an input folder. What a killed run left there is ours. Leaves nothing behind."""
     if storage.stat(output) is not None:
         raise InputError(f"--output {output}: is a file; name a folder")
     root = storage.folder_uri(output)
@@ -136,6 +138,9 @@ def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo
             f"--output {output}: holds something else ({', '.join(foreign[:3])}); name an empty folder or an earlier "
             "output of this job"
         )
+    there = newest_manifest(output)
+    if there and there.kind != kind:
+        raise InputError(f"--output {output}: holds a dataset of {there.kind}, not of {kind}; name another folder")
     try:
         storage.probe_write(output)
     except RunFailed as error:
@@ -143,4 +148,5 @@ def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo
 
 
 def _is_ours(name: str) -> bool:
-    return name in ("_manifest", "_rejects", "_SUCCESS") or storage.TEMPORARY in name or is_part_name(name)
+    folders = ("_manifest", "_rejects", GROUPS_FOLDER, DUPLICATES_FOLDER, WORK_FOLDER)
+    return name in (*folders, "_SUCCESS") or storage.TEMPORARY in name or is_part_name(name)

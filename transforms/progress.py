@@ -16,6 +16,7 @@ class Progress:
     tokens: int = 0
     adopted_rows: int = 0
     parts: int = 0
+    pairs: int = 0  # compared, by mining
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -24,6 +25,14 @@ class Progress:
         with self._lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
+
+    def since(self, before: "Progress") -> "Progress":
+        """What was added after a `copy`."""
+        fields = dataclasses.fields(self)
+        return Progress(**{f.name: getattr(self, f.name) - getattr(before, f.name) for f in fields})
+
+    def copy(self) -> "Progress":
+        return dataclasses.replace(self)
 
 
 PROGRESS = Progress()

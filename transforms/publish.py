@@ -32,6 +32,7 @@ from schemas.manifest import (
     read_manifest,
     versions,
 )
+from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER
 from schemas.rejects import BLANK_REASONS
 from transforms.duplicates import check_ids
 from transforms.plan import Plan
@@ -228,9 +229,9 @@ def _check_files(output: str, manifest: Manifest) -> None:
     asked for before what is there: a remover takes its list away last."""
     doomed = {name for sign in _signs(output, ".removing") for name in _listed_in(sign)}
     there = storage.listing(output)
-    rejects = storage.listing(storage.join(output, REJECTS_FOLDER)) if manifest.rejects else {}
-    there |= {f"{REJECTS_FOLDER}/{name}": info for name, info in rejects.items()}
-    for entry in (*manifest.parts, *manifest.rejects):
+    for folder in sorted({entry.name.split("/")[0] for entry in manifest.files if "/" in entry.name}):
+        there |= {f"{folder}/{name}": info for name, info in storage.listing(storage.join(output, folder)).items()}
+    for entry in manifest.files:
         found = there.get(entry.name)
         if found is None or found.size != entry.size or entry.name in doomed:
             raise RunFailed(
@@ -263,8 +264,8 @@ def clean_up(output: str, keep_versions: int, started: float) -> None:
     known = versions(output)
     storage.remove(manifest_uri(output, v) for v in known[:-keep_versions])
     kept = [read_manifest(output, v) for v in known[-keep_versions:]]
-    listed = {entry.name for m in kept for entry in (*m.parts, *m.rejects)}
-    for folder in ("", REJECTS_FOLDER):
+    listed = {entry.name for m in kept for entry in m.files}
+    for folder in ("", REJECTS_FOLDER, GROUPS_FOLDER, DUPLICATES_FOLDER):
         place = storage.join(output, folder) if folder else output
         old = [f"{folder}/{n}" if folder else n for n in storage.names_before(place, started) if is_part_name(n)]
         _remove_unlisted(output, known[-1], [name for name in old if name not in listed])

@@ -1,0 +1,119 @@
+"""A published embeddings dataset in, every pair of rows whose cosine is at least a threshold out, exactly.
+
+python -m jobs.mine --input out --output pairs --min_score 0.8
+python -m jobs.mine --input out --output pairs --min_score 0.8 --with_text --groups
+python -m jobs.mine --input out --output best --min_score 0.5 --max_pairs 100000 --duplicates collapse
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jobs import cli
+from jobs.mine_plan import MineConfig, describe, make_plan
+from schemas.manifest import Manifest, newest_manifest
+from transforms.mine import HISTOGRAM_BINS, MineDataset, MinePlan
+from transforms.progress import Progress
+
+DESCRIPTION = __doc__.split("\n", 1)[0]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Every flag of the job."""
+    own = cli.parser("mine", DESCRIPTION)
+    add = own.add_argument
+    add("--input", required=True, metavar="DATASET", help="folder of a dataset that jobs.embed published")
+    add("--output", required=True, metavar="DIR", help="folder of the pairs; an earlier output gets a new version")
+    add("--min_score", type=float, required=True, help="least cosine of a pair, above 0 and up to 1")
+    add("--top_k", type=int, help="keep a pair if it is among so many best of either row, ties by id")
+    add("--max_pairs", type=int, help="keep the best so many, ties by ids")
+    add("--duplicates", default="expand", choices=["expand", "collapse"], help="what becomes of rows of equal text")
+    add("--with_text", action="store_true", help="columns text_a and text_b")
+    add("--groups", action="store_true", help="write groups of near-duplicates to _groups, with the row to keep")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where vectors are compared")
+    add("--memory_mb", type=int, default=1024, help="for the vectors that a worker holds")
+    add("--keep_versions", type=int, default=1, help="published versions to keep, the newest included")
+    add("--json", action="store_true", help="the summary as one JSON object on stdout")
+    return own
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """The job. Raises InputError or RunFailed."""
+    args, options = cli.parse(arguments(), argv)
+    config = MineConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(MineConfig)})
+    plan, choice = make_plan(config, cli.local_workers(options))
+    cli.say(describe(plan, choice))
+    with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared):
+        cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
+    manifest = newest_manifest(config.output)
+    if manifest is None:
+        cli.say("submitted; the pipeline publishes when it is done")
+        return
+    summary = summarize(manifest, plan)
+    cli.put_result(summary, _summary_text(summary), args.json)
+
+
+def _compared(done: Progress, seconds: float) -> tuple[int, str]:
+    return done.pairs, f"{done.pairs / 1e6:,.0f} M pairs compared, {done.pairs / 1e6 / seconds:,.0f} M pairs/s"
+
+
+def summarize(manifest: Manifest, plan: MinePlan) -> dict[str, Any]:
+    """What a run comes down to, for people and for programs."""
+    details = manifest.details
+    duplicates = details["duplicates"]
+    return {
+        "output": plan.output,
+        "version": manifest.version,
+        "unchanged": manifest.run != plan.run,
+        "rows": plan.n_rows,
+        "unique_rows": plan.n_rows - duplicates["rows"] + duplicates["groups"],
+        "duplicates": duplicates | {"mode": manifest.options["duplicates"]},
+        "pairs": details["pairs"],
+        "min_score": manifest.options["min_score"],
+        "histogram": _histogram(details["histogram"]),
+        "best": details["best"],
+        "filter": details["filter"],
+        "estimate": details["estimate"],
+        "seconds": manifest.timings["wall_seconds"],
+        "folders": sorted({entry.name.split("/")[0] for entry in manifest.extras}),
+    }
+
+
+def _histogram(counts: Sequence[int]) -> dict[str, int]:
+    """Pairs by score, best first; from the first bin that has some."""
+    edges = [f"{i / HISTOGRAM_BINS:.2f}" for i in range(HISTOGRAM_BINS + 1)]
+    named = [(f"{low}-{high}", n) for low, high, n in zip(edges, edges[1:], counts, strict=False)]
+    first = next((i for i, n in enumerate(counts) if n), HISTOGRAM_BINS)
+    return dict(reversed(named[first:]))
+
+
+def _summary_text(found: dict[str, Any]) -> str:
+    equal = found["duplicates"]
+    collapsed = equal["rows"] - equal["groups"]
+    how = {"expand": "compared once, and their pairs are listed", "collapse": "left to one row each, see _duplicates"}
+    most = max(found["histogram"].values(), default=1)
+    lines = [
+        f"{found['output']}: version {found['version']}{', unchanged' if found['unchanged'] else ''}",
+        f"  {found['pairs']:,} pairs at {found['min_score']} or above, of {found['rows']:,} rows",
+    ]
+    if collapsed:
+        lines.append(f"  {equal['groups']:,} texts stand in {equal['rows']:,} rows: {how[equal['mode']]}")
+    lines += [f"  {k}  {'#' * -(-30 * n // most):<30} {n:,}" for k, n in found["histogram"].items()]
+    for id_a, id_b, score, text_a, text_b in found["best"]:
+        lines += [f"  {score:.4f}  {id_a}: {text_a}", f"          {id_b}: {text_b}"]
+    lines.append(f"  {found['filter']}")
+    lines.append(f"  {found['seconds']:.1f} s")
+    lines.append(f"  open it: pandas.read_parquet({found['output']!r})")
+    lines += [f"           pandas.read_parquet({found['output'] + '/' + folder!r})" for folder in found["folders"]]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job; returns its exit status: 0 published, 1 failed and published nothing, 2 wrong command or input."""
+    return cli.main(run, argv, "what is compared is kept; run the same command again to go on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""What `jobs.mine` settles before it starts: is the input what was meant; the filter, the blocks, the estimate."""
+
+import dataclasses
+import secrets
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from schemas import storage
+from schemas.dataset import Dataset, open_dataset
+from schemas.errors import InputError
+from schemas.manifest import newest_manifest
+from schemas.pairs import KIND, WORK_FOLDER
+from schemas.splits import digest
+from transforms.bounds import Filter, int8_filter
+from transforms.compare import HELD_BLOCKS, MOST_PAIRS, Comparison, row_bytes
+from transforms.device import choose_device, cpu_threads
+from transforms.duplicate_texts import Limits
+from transforms.inputs import check_output
+from transforms.mine import MinePlan
+from transforms.row_blocks import Rows, Source, unit_sample
+from transforms.tuning import SAMPLE_ROWS, Estimate, estimate_pairs, fit_filter, threshold_for
+
+WORK_VERSION = 1
+"""Raise it when files of work in progress change: a run never goes on with those of another version."""
+MOST_BLOCK_ROWS, LEAST_BLOCK_ROWS = 65_536, 1024
+SHARED_BLOCKS = 8
+"""Blocks at least, where several workers share the work: 36 pairs of blocks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MineConfig:
+    """What to mine, how, and where to. Validated when built; raises InputError naming the flag."""
+
+    input: str
+    output: str
+    min_score: float
+    top_k: int | None = None
+    max_pairs: int | None = None
+    duplicates: str = "expand"
+    with_text: bool = False
+    groups: bool = False
+    device: str = "auto"
+    memory_mb: int = 1024
+    keep_versions: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.input or not self.output:
+            raise InputError("--input and --output: an empty name ('.' is the folder that you are in)")
+        if not 0 < self.min_score <= 1:
+            raise InputError(f"--min_score {self.min_score}: a cosine above 0 and up to 1")
+        for name in ("top_k", "max_pairs", "memory_mb", "keep_versions"):
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
+                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+
+
+def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
+    """The plan, and the filter that suits the data.
+
+    workers: processes on this machine that share the work; 0 where they are elsewhere
+
+    Raises:
+        InputError: no dataset of embeddings there, vectors that have no cosine, an output that is no place for pairs,
+            or more pairs than anybody wants.
+    """
+    started = time.time()
+    dataset = _open(config.input)
+    check_output(config.output, [config.input], [], KIND)
+    if workers:
+        choose_device(config.device)
+    rows = Rows(dataset)
+    sample = rows.sample(SAMPLE_ROWS)
+    units = unit_sample(sample)
+    choice, estimate = int8_filter(dataset.manifest.fingerprint.dim), Estimate(0, 0, 0)
+    if len(rows) > 1:
+        choice = fit_filter(units, config.min_score)
+        estimate = _estimate(config, sample, units, len(rows))
+    base = newest_manifest(config.output)
+    options = _recorded_options(config, dataset)
+    block_rows = _block_rows(config, dataset, len(rows), workers)
+    comparison = Comparison(
+        source=Source.of(dataset),
+        work=storage.join(config.output, WORK_FOLDER, digest(options, block_rows, WORK_VERSION)),
+        min_score=config.min_score,
+        block_rows=block_rows,
+        limits=Limits(config.top_k or 0, 0 if config.top_k else config.max_pairs or 0),
+        expand=config.duplicates == "expand",
+        with_text=config.with_text,
+        device=config.device,
+        threads=max(1, cpu_threads() // workers) if workers else 1,
+    )
+    plan = MinePlan(
+        output=config.output,
+        run=secrets.token_hex(8),
+        started=started,
+        base_version=base.version if base else 0,
+        comparison=comparison,
+        n_rows=len(rows),
+        max_pairs=config.max_pairs or 0,
+        groups=config.groups,
+        keep_versions=config.keep_versions,
+        fingerprint=dataset.manifest.fingerprint,
+        options=options,
+        details={
+            "input": config.input,
+            "input_version": dataset.manifest.version,
+            "input_parts": [part.name for part in dataset.manifest.parts],
+            "method": "exact",
+            "filter": choice.why,
+            "estimate": estimate._asdict(),
+        },
+    )
+    return plan, choice
+
+
+def _open(uri: str) -> Dataset:
+    dataset = open_dataset(uri)
+    manifest = dataset.manifest
+    if manifest.kind != "embeddings":
+        raise InputError(f"--input {uri}: is a dataset of {manifest.kind}; name one that jobs.embed published")
+    model = manifest.fingerprint
+    if model.similarity != "cosine" and not (model.similarity == "dot" and model.normalized):
+        raise InputError(
+            f"--input {uri}: its model {model.name} is compared by '{model.similarity}', and pairs are found by "
+            "cosine; embed it with --normalize true"
+        )
+    return dataset
+
+
+def _recorded_options(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
+    """What decides which pairs there are: the question, and the rows that it is asked of."""
+    asked = ("min_score", "top_k", "max_pairs", "duplicates", "with_text", "groups")
+    manifest = dataset.manifest
+    parts = [[part.name, part.checksum] for part in manifest.parts]
+    return {name: getattr(config, name) for name in asked} | {"rows": digest(parts, manifest.fingerprint.digest)}
+
+
+def _block_rows(config: MineConfig, dataset: Dataset, n_rows: int, workers: int) -> int:
+    """Rows of a block: as many as memory holds, with one more being prepared, and enough blocks to share out."""
+    each = row_bytes(dataset.manifest.fingerprint.dim) * (HELD_BLOCKS + 1)
+    held = min((config.memory_mb << 20) // each, MOST_BLOCK_ROWS)
+    if workers != 1:
+        held = min(held, -(-n_rows // SHARED_BLOCKS))
+    return max(held, LEAST_BLOCK_ROWS)
+
+
+def _estimate(config: MineConfig, sample: pa.Table, units: np.ndarray, n_rows: int) -> Estimate:
+    """Pairs to expect. Raises InputError where they are too many and it was not said how many to keep."""
+    first = np.unique(sample.column("text").to_numpy(), return_index=True)[1]
+    if config.duplicates == "collapse" or config.top_k:  # neither makes all pairs of equal texts
+        n_rows = max(round(n_rows * len(first) / len(units)), len(first))
+        units = units[np.sort(first)]
+    estimate = estimate_pairs(units, n_rows, config.min_score)
+    if estimate.pairs > MOST_PAIRS and not config.max_pairs:
+        fits = threshold_for(units, n_rows, MOST_PAIRS)
+        advice = [f"--min_score {fits:.2f} fits"] if fits < 1 else []
+        advice += ["--max_pairs N keeps the best"]
+        if config.duplicates == "expand" and len(first) < len(units):
+            advice.append("--duplicates collapse reports equal texts once")
+        raise InputError(
+            f"--min_score {config.min_score}: makes about {estimate.pairs:,.0f} pairs ({estimate.low:,.0f} to "
+            f"{estimate.high:,.0f}), above {MOST_PAIRS:,}; {', or '.join(advice)}"
+        )
+    return estimate
+
+
+def describe(plan: MinePlan, choice: Filter) -> str:
+    """What is about to happen."""
+    job, estimate = plan.comparison, plan.details["estimate"]
+    blocks = -(-plan.n_rows // job.block_rows)
+    pairs = plan.n_rows * (plan.n_rows - 1) // 2
+    lines = [
+        f"input   {plan.details['input']}, version {plan.details['input_version']}: {plan.n_rows:,} rows",
+        f"compare {pairs:,} pairs, for those at {job.min_score} or above; {blocks:,} block{'s' * (blocks != 1)}, "
+        f"device {job.device}",
+        f"expect  about {estimate['pairs']:,.0f} pairs ({estimate['low']:,.0f} to {estimate['high']:,.0f})",
+        f"output  {plan.output}" + (f", version {plan.base_version} is there" if plan.base_version else ""),
+    ]
+    if choice.why:
+        lines.insert(2, f"filter  {choice.why}")
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""Pair files -> pair files with the best partners of each row alone.
+
+A pair stays if it is among the `top_k` best of either row, equal scores by the partner's id. First, of the rows of each
+block, what the k-th best partner is; then each file is read again with the bounds of its rows.
+"""
+
+import dataclasses
+import io
+from collections.abc import Iterable, Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas import storage
+from transforms.pair_files import PairFile, open_work, put_tables, settle, settled
+
+BOUND_COLUMNS = ["row", "score", "partner"]
+
+
+def best_of_rows(table: pa.Table, top_k: int) -> pa.Table:
+    """The best `top_k` partners of each row, of row, score and partner; by row, best first."""
+    table = table.sort_by([("row", "ascending"), ("score", "descending"), ("partner", "ascending")])
+    rows = table.column("row").to_numpy()
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    return table.filter(pa.array(place < top_k))
+
+
+def bounds_of_block(block: int, files: Iterable[str], work: str, block_rows: int, top_k: int) -> str:
+    """Puts the k-th best partner of each row of the block that has so many; the file's name."""
+    name = f"bounds-{block}.parquet"
+    if storage.stat(storage.join(work, name)) is not None:
+        return name
+    best: pa.Table | None = None
+    for file in sorted(files):
+        with open_work(storage.join(work, file)) as opened:
+            pairs = pq.read_table(opened, columns=["id_a", "id_b", "score", "row_a", "row_b"])
+        sides = [_side(pairs, "a", "b", block, block_rows), _side(pairs, "b", "a", block, block_rows)]
+        best = best_of_rows(pa.concat_tables([*([best] if best is not None else []), *sides]), top_k)
+    assert best is not None
+    rows = best.column("row").to_numpy()
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    sink = io.BytesIO()
+    pq.write_table(best.filter(pa.array(place == top_k - 1)), sink)
+    storage.create(storage.join(work, name), sink.getvalue())
+    return name
+
+
+def _side(pairs: pa.Table, own: str, other: str, block: int, block_rows: int) -> pa.Table:
+    of_block = pairs.filter(pa.array(pairs.column(f"row_{own}").to_numpy() // block_rows == block))
+    return of_block.select([f"row_{own}", "score", f"id_{other}"]).rename_columns(BOUND_COLUMNS)
+
+
+def keep_best(file: PairFile, work: str) -> list[PairFile]:
+    """The file's pairs that are among the best of either row, in a file of their own."""
+    name = f"kept-{file.name.removesuffix('.parquet')}"
+    done = settled(work, name)
+    if done is not None:
+        return done
+    bounds = pa.concat_tables(_read(work, f"bounds-{block}.parquet") for block in file.blocks).sort_by("row")
+    pairs = _read(work, file.name)
+    kept = pairs.filter(pc.or_(_within(pairs, "a", "b", bounds), _within(pairs, "b", "a", bounds)))
+    files = [put_tables(work, name, _in_row_groups(kept), file.blocks)] if kept.num_rows else []
+    return settle(work, name, files)
+
+
+def _in_row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    return (pa.Table.from_batches([batch]) for batch in table.combine_chunks().to_batches(1 << 14))
+
+
+def _within(pairs: pa.Table, own: str, other: str, bounds: pa.Table) -> pa.ChunkedArray:
+    """Whether each pair is at or above the bound of its row, if that has one."""
+    if not bounds.num_rows:
+        return pa.chunked_array([pa.array(np.ones(pairs.num_rows, dtype=bool))])
+    rows = pairs.column(f"row_{own}").to_numpy()
+    bounded = bounds.column("row").to_numpy()
+    place = np.minimum(np.searchsorted(bounded, rows), len(bounded) - 1)
+    free = bounded[place] != rows
+    scores, least = pairs.column("score").to_numpy(), bounds.column("score").to_numpy()[place]
+    by_id = pc.less_equal(pairs.column(f"id_{other}"), bounds.column("partner").take(pa.array(place))).to_numpy()
+    return pa.chunked_array([pa.array(free | (scores > least) | ((scores == least) & by_id))])
+
+
+def _read(work: str, name: str) -> pa.Table:
+    with open_work(storage.join(work, name)) as file:
+        return pq.read_table(file)
+
+
+@dataclasses.dataclass
+class KeepBestPartners(beam.PTransform):
+    """PCollection[PairFile] -> PCollection[PairFile]"""
+
+    work: str
+    block_rows: int
+    top_k: int
+
+    def expand(self, files: beam.PCollection) -> beam.PCollection:
+        by_block = files | "FilesOfBlocks" >> beam.FlatMap(_names_by_block) | "ByBlock" >> beam.GroupByKey()
+        bounds = by_block | "BoundsOfBlock" >> beam.Map(_bounds, self.work, self.block_rows, self.top_k)
+        ready = beam.pvalue.AsList(bounds)  # each file's rows may be of any block
+        return files | "KeepBest" >> beam.FlatMap(_keep_when_ready, ready, self.work)
+
+
+def _names_by_block(file: PairFile) -> list[tuple[int, str]]:
+    return [(block, file.name) for block in file.blocks]
+
+
+def _bounds(keyed: tuple[int, Iterable[str]], work: str, block_rows: int, top_k: int) -> str:
+    return bounds_of_block(*keyed, work, block_rows, top_k)
+
+
+def _keep_when_ready(file: PairFile, _: list[str], work: str) -> list[PairFile]:
+    return keep_best(file, work)

@@ -1,0 +1,300 @@
+"""Pairs of row blocks -> sorted files of their pairs: the work of mining."""
+
+import dataclasses
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.metrics import Metrics
+from apache_beam.utils.shared import Shared
+
+from schemas.errors import RunFailed
+from transforms.bounds import Filter, PreparedBlock, prepare
+from transforms.device import choose_device
+from transforms.duplicate_texts import DuplicateGroups, Limits, load_groups, ragged_arange
+from transforms.pair_files import BINS, FoundPairs, PairFile, bins_of, settle, settled, write_pairs
+from transforms.progress import PROGRESS
+from transforms.row_blocks import RowBlock, Source, bad_ids, rows_of
+from transforms.similarity import DEVICE_TILE, TILE, Pairs, pairs_in_blocks, tiles
+
+FILE_PAIRS = 1 << 20
+"""Pairs that are held before they go to a file."""
+MOST_PAIRS = 100_000_000
+SQUARE = 4
+"""Blocks a side of the largest work item: 16 comparisons that load 8 blocks."""
+HELD_BLOCKS = SQUARE + 1
+BYTES_PER_ROW = 300
+"""Of a prepared row beside its vector: id, text, numbers."""
+
+
+class Square(NamedTuple):
+    """A work item: each of these blocks against each of those, once where they are the same."""
+
+    rows: tuple[RowBlock, ...]
+    cols: tuple[RowBlock, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared, and how."""
+
+    source: Source
+    work: str  # folder of the run's files
+    min_score: float
+    block_rows: int
+    limits: Limits
+    expand: bool  # pairs of all rows of equal text, rather than of their representatives
+    with_text: bool
+    device: str
+    threads: int
+
+
+def row_bytes(dim: int) -> int:
+    """Memory of a row that is ready to be compared, and about what preparing it takes."""
+    return 5 * dim + BYTES_PER_ROW
+
+
+def squares(blocks: list[RowBlock]) -> Iterator[Square]:
+    """Work items that cover each pair of blocks once: enough to share out, large enough to use a block often."""
+    side = min(max(len(blocks) // 8, 1), SQUARE)
+    runs = [tuple(blocks[i : i + side]) for i in range(0, len(blocks), side)]
+    return itertools.starmap(Square, itertools.combinations_with_replacement(runs, 2))
+
+
+class LoadedBlock(NamedTuple):
+    """A block's rows but those that a representative stands for, ready to be compared."""
+
+    numbers: np.ndarray  # (n,) int64, of the dataset
+    prepared: PreparedBlock
+    ids: pa.Array
+    texts: pa.Array | None
+
+
+def load_block(block: RowBlock, job: Comparison, filter: Filter, dropped: np.ndarray) -> LoadedBlock:
+    """Raises RunFailed naming ids whose vectors have no cosine."""
+    rows = rows_of(job.source)
+    table = rows.read(block.start, block.stop, ["id", "text"] if job.with_text else ["id"])
+    kept = np.ones(block.rows, dtype=bool)
+    kept[dropped[slice(*np.searchsorted(dropped, [block.start, block.stop]))] - block.start] = False
+    vectors = rows.vectors(block.start, block.stop)
+    table, vectors = (table, vectors) if kept.all() else (table.filter(pa.array(kept)), vectors[kept])
+    try:
+        prepared = prepare(vectors, filter, job.device, job.threads)
+    except ValueError as error:
+        raise RunFailed(bad_ids(vectors, table.column("id")) or str(error)) from None
+    texts = table.column("text").combine_chunks() if job.with_text else None
+    return LoadedBlock(np.flatnonzero(kept) + block.start, prepared, table.column("id").combine_chunks(), texts)
+
+
+class Floor:
+    """The score that a pair must reach to be among the best `n` of all, as far as this process has seen.
+
+    A histogram tells: bounded, and never above the truth. An item counts once, also where an engine tries it again.
+    """
+
+    def __init__(self, n: int, min_score: float) -> None:
+        self.n, self.floor = n, min_score
+        self.counts = np.zeros(BINS, dtype=np.int64)
+        self.seen: set[str] = set()
+
+    def begin(self, item: str) -> bool:
+        """Whether the item's pairs are new here, and may be added."""
+        new = item not in self.seen
+        self.seen.add(item)
+        return new
+
+    def add(self, scores: np.ndarray) -> None:
+        self.counts += np.bincount(bins_of(scores), minlength=BINS)
+        reached = np.flatnonzero(np.cumsum(self.counts[::-1]) >= self.n)
+        if len(reached):
+            self.floor = max(self.floor, (BINS - 1 - int(reached[0])) / BINS)
+
+
+class _Held:
+    """What a process keeps from one item to the next: the last few blocks, and the floor."""
+
+    def __init__(self, job: Comparison) -> None:
+        self.blocks: OrderedDict[int, LoadedBlock] = OrderedDict()
+        self.floor = Floor(job.limits.max_pairs, job.min_score)
+        self.lock = threading.Lock()
+
+    def block(self, block: RowBlock, load: Callable[[RowBlock], LoadedBlock]) -> LoadedBlock:
+        if block.number not in self.blocks:
+            while len(self.blocks) >= HELD_BLOCKS:
+                self.blocks.popitem(last=False)
+            self.blocks[block.number] = load(block)
+        self.blocks.move_to_end(block.number)
+        return self.blocks[block.number]
+
+
+def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: bool) -> Iterator[Pairs]:
+    """Pairs of rows of two blocks, by their place in the block, a million or so at a time. With `max_pairs`, all that
+    may be among the best come at once."""
+    same = a is b
+    size = TILE if job.device == "cpu" else DEVICE_TILE
+    todo = [t for t in tiles(len(a.prepared), len(b.prepared), size) if not same or t.cols.stop - 1 > t.rows.start]
+    total = pairs_of(len(a.prepared), len(b.prepared), same)
+    each = total // max(len(todo), 1)
+
+    def least() -> float:  # is asked once a tile, which tells how far this is
+        PROGRESS.add(pairs=each)
+        return floor.floor
+
+    held: list[Pairs] = []
+    for found in pairs_in_blocks(a.prepared, b.prepared, least, same=same, threads=job.threads):
+        if floor.n and new:
+            floor.add(found.scores)
+        held.append(found)
+        if sum(len(p.scores) for p in held) >= FILE_PAIRS:
+            held = [_above(_joined(held), floor.floor)]
+            if not floor.n:
+                yield held.pop()
+    PROGRESS.add(pairs=total - each * len(todo))
+    yield _above(_joined(held), floor.floor)
+
+
+def _joined(found: list[Pairs]) -> Pairs:
+    empty = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    return Pairs(*(np.concatenate(column) for column in zip(empty, *found, strict=True)))
+
+
+def _above(found: Pairs, floor: float) -> Pairs:
+    keep = found.scores >= np.float32(floor)
+    return Pairs(found.rows_a[keep], found.rows_b[keep], found.scores[keep])
+
+
+def expanded(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> FoundPairs:
+    """Pairs of representatives as pairs of all the rows that they stand for."""
+    starts_a, sizes_a = groups.spans(a.numbers[found.rows_a])
+    starts_b, sizes_b = groups.spans(b.numbers[found.rows_b])
+    if not job.expand:
+        sizes_a, sizes_b = np.ones_like(sizes_a), np.ones_like(sizes_b)
+    i = ragged_arange(sizes_a)
+    pair = np.repeat(np.arange(len(found.scores)), sizes_a)
+    counts = job.limits.across(i, sizes_b[pair])
+    if counts.sum() > MOST_PAIRS:
+        raise RunFailed(too_many(int(counts.sum())))
+    i, pair, j = np.repeat(i, counts), np.repeat(pair, counts), ragged_arange(counts)
+    first_member = len(a.ids) + len(b.ids)
+
+    def side(block: LoadedBlock, rows: np.ndarray, starts: np.ndarray, k: np.ndarray, shift: int) -> list[np.ndarray]:
+        rows, starts = rows[pair], starts[pair]
+        member = np.where(starts >= 0, starts + k, 0)
+        alone = (starts < 0) | (not job.expand)
+        numbers = (
+            block.numbers[rows]
+            if not len(groups.members)
+            else np.where(alone, block.numbers[rows], groups.members[member])
+        )
+        return [numbers, np.where(alone, rows + shift, member + first_member), rows + shift]
+
+    rows_a, ids_a, texts_a = side(a, found.rows_a, starts_a, i, 0)
+    rows_b, ids_b, texts_b = side(b, found.rows_b, starts_b, j, len(a.ids))
+    ids = pa.concat_arrays([a.ids, b.ids, groups.ids])
+    texts = pa.concat_arrays([a.texts, b.texts]) if a.texts is not None and b.texts is not None else None
+    return FoundPairs(rows_a, rows_b, found.scores[pair], ids_a, ids_b, texts_a, texts_b, ids, texts)
+
+
+def pairs_of_equal_texts(block: RowBlock, loaded: LoadedBlock, groups: DuplicateGroups, limits: Limits) -> FoundPairs:
+    """Pairs inside the groups whose representative is in the block: equal texts score 1."""
+    left, right = groups.within(block.start, block.stop, limits)
+    stands = groups.representatives[np.searchsorted(groups.offsets, left, side="right") - 1]
+    texts = np.searchsorted(loaded.numbers, stands)
+    scores = np.ones(len(left), dtype=np.float32)
+    rows = groups.members[left], groups.members[right]
+    return FoundPairs(*rows, scores, left, right, texts, texts, groups.ids, loaded.texts)
+
+
+def too_many(pairs: int) -> str:
+    return (
+        f"rows of equal text make {pairs:,} pairs or more, above {MOST_PAIRS:,}; report each such text once: "
+        "--duplicates collapse, or ask for the best: --max_pairs"
+    )
+
+
+def portions(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> Iterator[Pairs]:
+    """Pairs of representatives, so many at a time that what they expand to can be held."""
+    if not (job.expand and len(groups.members)):
+        yield found
+        return
+    sizes = groups.spans(a.numbers[found.rows_a])[1] * groups.spans(b.numbers[found.rows_b])[1]
+    sizes = np.minimum(sizes, job.limits.max_pairs or MOST_PAIRS)
+    portion = np.cumsum(sizes) // FILE_PAIRS
+    for some in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(portion)) + 1):
+        yield Pairs(found.rows_a[some], found.rows_b[some], found.scores[some])
+
+
+def pairs_of(rows_a: int, rows_b: int, same: bool) -> int:
+    """How many pairs two blocks have, or one with itself."""
+    return rows_a * (rows_a - 1) // 2 if same else rows_a * rows_b
+
+
+@dataclasses.dataclass
+class ComparePairs(beam.PTransform):
+    """(squares: PCollection[Square], duplicates: PCollection[str], filter: PCollection[Filter])
+    -> PCollection[PairFile]
+
+    No vector is shuffled: workers read those of both blocks from the parts, and keep the last few blocks.
+    """
+
+    job: Comparison
+
+    def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
+        singles = [beam.pvalue.AsSingleton(inputs[name]) for name in ("duplicates", "filter")]
+        return inputs["squares"] | "CompareBlocks" >> beam.ParDo(_CompareBlocks(self.job), *singles)
+
+
+class _CompareBlocks(beam.DoFn):
+    def __init__(self, job: Comparison) -> None:
+        self.job = job
+        self.shared = Shared()
+        self.compared = Metrics.counter("mine", "pairs_compared")
+        self.found = Metrics.counter("mine", "pairs_found")
+
+    def setup(self) -> None:
+        self.job = dataclasses.replace(self.job, device=choose_device(self.job.device))
+        self.held: _Held = self.shared.acquire(lambda: _Held(self.job))
+
+    def process(self, square: Square, duplicates: str, filter: Filter) -> Iterator[PairFile]:
+        groups = load_groups(duplicates)
+        with self.held.lock:  # one item at a time in a process: it uses all its threads and all its memory
+            for a, b in itertools.product(square.rows, square.cols):
+                if a.number > b.number:
+                    continue
+                for file in self._files(a, b, groups, filter):
+                    self.found.inc(file.pairs)
+                    yield file
+
+    def _files(self, a: RowBlock, b: RowBlock, groups: DuplicateGroups, filter: Filter) -> list[PairFile]:
+        """Those of two blocks: found there, or made."""
+        name = f"pairs-{a.number}-{b.number}"
+        done = settled(self.job.work, name)
+        all_pairs = pairs_of(a.rows, b.rows, a == b)
+        if done is not None:
+            PROGRESS.add(pairs=all_pairs)
+            return done
+        left, right = (self.held.block(x, lambda x: load_block(x, self.job, filter, groups.dropped)) for x in (a, b))
+        compared = pairs_of(len(left.numbers), len(right.numbers), a == b)
+        self.compared.inc(compared)
+        PROGRESS.add(pairs=all_pairs - compared)  # of rows that a representative stands for
+        files = [
+            write_pairs(self.job.work, name, pairs, self.job.block_rows)
+            for pairs in self._pairs(name, a, left, right, groups)
+            if len(pairs.scores)
+        ]
+        return settle(self.job.work, name, files)
+
+    def _pairs(
+        self, name: str, block: RowBlock, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups
+    ) -> Iterator[FoundPairs]:
+        limit = self.job.limits.max_pairs
+        if a is b and self.job.expand:
+            yield pairs_of_equal_texts(block, a, groups, self.job.limits).in_order(limit)
+        for found in compare(a, b, self.job, self.held.floor, self.held.floor.begin(name)):
+            for some in portions(found, a, b, groups, self.job):
+                yield expanded(some, a, b, groups, self.job).in_order(limit)

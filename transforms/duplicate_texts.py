@@ -1,0 +1,172 @@
+"""Rows of equal text: collapsed to one representative before vectors are compared, expanded afterwards.
+
+Of a text only 128 bits and the row's number are shuffled, by buckets of the hash. What comes out are small tables of
+rows, since most rows are nobody's duplicate.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from schemas import storage
+from transforms.row_blocks import RowBlock, Source, rows_of
+
+BUCKETS = 64
+
+
+def ragged_arange(counts: np.ndarray) -> np.ndarray:
+    """`0 .. c - 1` for each count c, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+class Limits(NamedTuple):
+    """Of pairs with one score, how many can come to matter: what keeps a million equal rows from 5 x 10^11 pairs."""
+
+    top_k: int = 0  # a row's best partners, ties by id; 0 for all
+    max_pairs: int = 0  # the best pairs, ties by ids; 0 for all. Says nothing where top_k takes pairs away first
+
+    def across(self, i: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Of the i-th member of a group, by id, how many of the first of another group with `sizes` members count.
+
+        A pair of the i-th and the j-th is behind (i + 1)(j + 1) - 1 others; a row's partners are by id.
+        """
+        if self.top_k:
+            return np.where(i < self.top_k, sizes, np.minimum(sizes, self.top_k))
+        return np.minimum(sizes, self.max_pairs // (i + 1)) if self.max_pairs else sizes
+
+    def within(self, i: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Of the i-th member of a group, by id, how many of those that follow it count."""
+        after = sizes - 1 - i
+        if self.top_k:
+            return np.where(i < self.top_k, after, 0)
+        before = i * (sizes - 1) - i * (i - 1) // 2  # pairs of the members before it
+        return np.clip(self.max_pairs - before, 0, after) if self.max_pairs else after
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DuplicateGroups:
+    """Groups of rows with equal text, as arrays.
+
+    dropped: (d,) sorted rows that a representative stands for
+    representatives: (g,) sorted
+    offsets: (g + 1,) of each group's members in `members` and `ids`
+    members: rows, of each group by id, its representative among them; of rows with one id the first
+    """
+
+    dropped: np.ndarray
+    representatives: np.ndarray
+    offsets: np.ndarray
+    members: np.ndarray
+    ids: pa.Array
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "DuplicateGroups":
+        """From a table of row, representative and id, in the order of representative, id and row."""
+        rows, stands = (table.column(name).to_numpy() for name in ("row", "representative"))
+        ids = table.column("id").combine_chunks()
+        again = np.zeros(len(rows), dtype=bool)
+        if len(rows) > 1:
+            same_id = np.asarray(pa.compute.equal(ids[1:], ids[:-1]))
+            again[1:] = same_id & (stands[1:] == stands[:-1])
+        representatives, starts = np.unique(stands[~again], return_index=True)
+        return cls(
+            dropped=np.sort(rows[rows != stands]),
+            representatives=representatives,
+            offsets=np.append(starts, (~again).sum()),
+            members=rows[~again],
+            ids=ids.filter(pa.array(~again)),
+        )
+
+    def spans(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """For each row, its first place in `members` and how many there are; -1 and 1 where it is alone."""
+        if not len(self.representatives):
+            return np.full(len(rows), -1), np.ones(len(rows), dtype=np.int64)
+        place = np.minimum(np.searchsorted(self.representatives, rows), len(self.representatives) - 1)
+        known = self.representatives[place] == rows
+        sizes = np.diff(self.offsets)[place]
+        return np.where(known, self.offsets[place], -1), np.where(known, sizes, 1)
+
+    def within(self, start: int, stop: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs inside the groups whose representative is a row from `start` to `stop` - 1: places in `members`."""
+        groups = slice(*np.searchsorted(self.representatives, [start, stop]))
+        sizes = np.diff(self.offsets)[groups]
+        i = ragged_arange(sizes)
+        counts = limits.within(i, np.repeat(sizes, sizes))
+        left = np.repeat(np.repeat(self.offsets[:-1][groups], sizes) + i, counts)
+        return left, left + 1 + ragged_arange(counts)
+
+    def pairs_within(self, limits: Limits) -> int:
+        """How many pairs the groups make by themselves."""
+        sizes = np.diff(self.offsets)
+        return int(limits.within(ragged_arange(sizes), np.repeat(sizes, sizes)).sum())
+
+
+def hash_texts(block: RowBlock, source: Source) -> Iterator[tuple[int, bytes]]:
+    """Of each bucket, `(n, 3)` uint64 as bytes: two halves of the text's hash, and the row."""
+    texts = rows_of(source).read(block.start, block.stop, ["text"]).column("text").to_pylist()
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    hashed = np.empty((len(texts), 3), dtype=np.uint64)
+    hashed[:, :2] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
+    hashed[:, 2] = np.arange(block.start, block.stop)
+    buckets = hashed[:, 0] % BUCKETS
+    for bucket in np.unique(buckets):
+        yield int(bucket), hashed[buckets == bucket].tobytes()
+
+
+def equal_texts(chunks: Iterable[bytes]) -> bytes:
+    """`(n, 2)` int64 as bytes: rows whose text another row of the bucket has too, and the first row that has it."""
+    hashed = np.concatenate([np.frombuffer(chunk, dtype=np.uint64).reshape(-1, 3) for chunk in chunks])
+    hashed = hashed[np.lexsort((hashed[:, 2], hashed[:, 1], hashed[:, 0]))]
+    first = np.ones(len(hashed), dtype=bool)
+    first[1:] = (hashed[1:, :2] != hashed[:-1, :2]).any(axis=1)
+    starts = np.flatnonzero(first)
+    sizes = np.diff(np.append(starts, len(hashed)))
+    firsts = np.repeat(hashed[starts, 2], sizes)
+    return np.column_stack([hashed[:, 2], firsts])[np.repeat(sizes, sizes) > 1].astype(np.int64).tobytes()
+
+
+def groups_table(found: Iterable[bytes], source: Source) -> pa.Table:
+    """row, representative and id of all rows that `equal_texts` found: a group's smallest id stands for it."""
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *(np.frombuffer(f, np.int64).reshape(-1, 2) for f in found)])
+    ids = rows_of(source).take(pairs[:, 0], ["id"]).column("id")
+    table = pa.table({"row": pairs[:, 0], "first": pairs[:, 1], "id": ids})
+    table = table.sort_by([("first", "ascending"), ("id", "ascending"), ("row", "ascending")])
+    firsts, rows = table.column("first").to_numpy(), table.column("row").to_numpy()
+    _, starts, label = np.unique(firsts, return_index=True, return_inverse=True)
+    stands = rows[starts][label] if len(rows) else rows
+    table = pa.table({"row": rows, "representative": stands, "id": table.column("id")})
+    return table.take(pa.array(np.argsort(stands, kind="stable")))
+
+
+@functools.lru_cache(maxsize=2)
+def load_groups(uri: str) -> DuplicateGroups:
+    """What `groups_table` put at `uri`; read once a process."""
+    return DuplicateGroups.of(pa.ipc.open_file(storage.read_bytes(uri)).read_all())
+
+
+def save_groups(uri: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    storage.create(uri, sink.getvalue().to_pybytes())
+
+
+@dataclasses.dataclass
+class FindDuplicates(beam.PTransform):
+    """PCollection[RowBlock] -> PCollection[bytes]: of each bucket, what `equal_texts` finds."""
+
+    source: Source
+
+    def expand(self, blocks: beam.PCollection) -> beam.PCollection:
+        hashed = blocks | "HashTexts" >> beam.FlatMap(hash_texts, self.source)
+        return hashed | "ByHash" >> beam.GroupByKey() | "EqualTexts" >> beam.MapTuple(_equal_of)
+
+
+def _equal_of(_: int, chunks: Iterable[Any]) -> bytes:
+    return equal_texts(chunks)
