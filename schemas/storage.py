@@ -245,9 +245,9 @@ def remove(uris: Iterable[str]) -> None:
 
 
 def remove_folder(folder: str) -> None:
-    """Removes a folder and all below it; one that is gone already is no error."""
+    """Removes a folder and all below it. One that is gone already is no error, nor what is written there meanwhile."""
     fs, path = resolve(folder)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         fs.rm(path, recursive=True)
 
 

@@ -146,14 +146,19 @@ def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: 
         return floor.floor
 
     held: list[Pairs] = []
+    pairs, full = 0, FILE_PAIRS
     for found in pairs_in_blocks(a.prepared, b.prepared, least, same=same, threads=job.threads):
         if floor.n and new:
             floor.add(found.scores)
         held.append(found)
-        if sum(len(p.scores) for p in held) >= FILE_PAIRS:
+        pairs += len(found.scores)
+        if pairs >= full and floor.n:
             held = [_above(_joined(held), floor.floor)]
-            if not floor.n:
-                yield held.pop()
+            pairs = len(held[0].scores)
+            full = max(FILE_PAIRS, 2 * pairs)
+        elif pairs >= full:
+            yield _joined(held)
+            held, pairs = [], 0
     PROGRESS.add(pairs=total - each * len(todo))
     yield _above(_joined(held), floor.floor)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas import storage
+from transforms.pair_files import open_work
 from transforms.row_blocks import RowBlock, Source, rows_of
 
 BUCKETS = 64
@@ -147,7 +148,8 @@ def groups_table(found: Iterable[bytes], source: Source) -> pa.Table:
 @functools.lru_cache(maxsize=2)
 def load_groups(uri: str) -> DuplicateGroups:
     """What `groups_table` put at `uri`; read once a process."""
-    return DuplicateGroups.of(pa.ipc.open_file(storage.read_bytes(uri)).read_all())
+    with open_work(uri) as file:
+        return DuplicateGroups.of(pa.ipc.open_file(file.read()).read_all())
 
 
 def save_groups(uri: str, table: pa.Table) -> None:
