@@ -103,7 +103,8 @@ def write_corpus(folder: Path, files: int = 4, rows: int = 300, seed: int = 0) -
 def arguments(source: Path, output: Path, *more: str) -> list[str]:
     """A command line that makes many splits, blocks and parts of a small corpus."""
     small = ["--rows_per_part", "128", "--split_bytes", "5000", "--max_error_rate", "0.02"]
-    return ["--input", str(source), "--output", str(output), *small, *more]
+    no_torch = ["--device", "cpu"]  # auto would import it to look: longer than a run may live here
+    return ["--input", str(source), "--output", str(output), *small, *no_torch, *more]
 
 
 def contents(output: Path) -> dict[str, str]:
