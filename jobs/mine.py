@@ -2,6 +2,7 @@
 
 python -m jobs.mine --input out --output pairs --min_score 0.8
 python -m jobs.mine --input out --output pairs --min_score 0.8 --with_text --groups
+python -m jobs.mine --input out --output pairs --min_score 0.8 --previous pairs
 python -m jobs.mine --input out --output best --min_score 0.5 --max_pairs 100000 --duplicates collapse
 """
 
@@ -32,6 +33,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--duplicates", default="expand", choices=["expand", "collapse"], help="what becomes of rows of equal text")
     add("--with_text", action="store_true", help="columns text_a and text_b")
     add("--groups", action="store_true", help="write groups of near-duplicates to _groups, with the row to keep")
+    add("--previous", metavar="PAIRS", help="an earlier output for the same dataset: compare only what is new since")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where vectors are compared")
     add("--memory_mb", type=int, default=1024, help="for the vectors that a worker holds")
     add("--keep_versions", type=int, default=1, help="published versions to keep, the newest included")

@@ -15,6 +15,7 @@ from schemas.manifest import newest_manifest
 from schemas.pairs import KIND, WORK_FOLDER
 from schemas.splits import digest
 from transforms.bounds import Filter, int8_filter
+from transforms.carry_over import Previous
 from transforms.compare import HELD_BLOCKS, MOST_PAIRS, Comparison, row_bytes
 from transforms.device import choose_device, cpu_threads
 from transforms.duplicate_texts import Limits
@@ -42,6 +43,7 @@ class MineConfig:
     duplicates: str = "expand"
     with_text: bool = False
     groups: bool = False
+    previous: str | None = None
     device: str = "auto"
     memory_mb: int = 1024
     keep_versions: int = 1
@@ -80,9 +82,12 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
     base = newest_manifest(config.output)
     options = _recorded_options(config, dataset)
     block_rows = _block_rows(config, dataset, len(rows), workers)
+    previous = _previous(config, dataset)
     comparison = Comparison(
         source=Source.of(dataset),
-        work=storage.join(config.output, WORK_FOLDER, digest(options, block_rows, WORK_VERSION)),
+        work=storage.join(
+            config.output, WORK_FOLDER, digest(options, block_rows, previous and previous.pairs, WORK_VERSION)
+        ),
         min_score=config.min_score,
         block_rows=block_rows,
         limits=Limits(config.top_k or 0, 0 if config.top_k else config.max_pairs or 0),
@@ -90,6 +95,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
         with_text=config.with_text,
         device=config.device,
         threads=max(1, cpu_threads() // workers) if workers else 1,
+        previous=previous,
     )
     plan = MinePlan(
         output=config.output,
@@ -110,6 +116,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
             "method": "exact",
             "filter": choice.why,
             "estimate": estimate._asdict(),
+            "previous": previous.pairs._asdict() if previous else None,
         },
     )
     return plan, choice
@@ -127,6 +134,28 @@ def _open(uri: str) -> Dataset:
             "cosine; embed it with --normalize true"
         )
     return dataset
+
+
+def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
+    """The earlier run to build on. Raises InputError where its pairs are not all that old rows have."""
+    if not config.previous:
+        return None
+    pairs = open_dataset(config.previous)
+    manifest = pairs.manifest
+    if manifest.kind != KIND:
+        raise InputError(f"--previous {config.previous}: is a dataset of {manifest.kind}; name an output of this job")
+    changed = dataset.manifest.fingerprint.differences(manifest.fingerprint)
+    if changed:
+        raise InputError(f"--previous {config.previous}: its model is another: {'; '.join(changed)}")
+    then = manifest.options
+    if then["min_score"] > config.min_score:
+        raise InputError(f"--previous {config.previous}: has pairs from {then['min_score']} on only; mine without it")
+    for name in ("top_k", "max_pairs"):
+        if then[name]:
+            raise InputError(f"--previous {config.previous}: has the best alone (--{name} {then[name]})")
+    if then["duplicates"] != config.duplicates:
+        raise InputError(f"--previous {config.previous}: was made with --duplicates {then['duplicates']}")
+    return Previous.of(pairs, [part.name for part in dataset.manifest.parts])
 
 
 def _recorded_options(config: MineConfig, dataset: Dataset) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -15,6 +15,7 @@ from apache_beam.utils.shared import Shared
 
 from schemas.errors import RunFailed
 from transforms.bounds import Filter, PreparedBlock, prepare
+from transforms.carry_over import Previous
 from transforms.device import choose_device
 from transforms.duplicate_texts import DuplicateGroups, Limits, load_groups, ragged_arange
 from transforms.pair_files import BINS, FoundPairs, PairFile, bins_of, settle, settled, write_pairs
@@ -52,6 +53,7 @@ class Comparison:
     with_text: bool
     device: str
     threads: int
+    previous: Previous | None = None  # an earlier run, whose pairs are not compared again
 
 
 def row_bytes(dim: int) -> int:
@@ -75,12 +77,20 @@ class LoadedBlock(NamedTuple):
     texts: pa.Array | None
 
 
-def load_block(block: RowBlock, job: Comparison, filter: Filter, dropped: np.ndarray) -> LoadedBlock:
-    """Raises RunFailed naming ids whose vectors have no cosine."""
-    rows = rows_of(job.source)
+def load_block(
+    block: RowBlock, job: Comparison, filter: Filter, groups: DuplicateGroups, old: bool = False
+) -> LoadedBlock | None:
+    """The block's rows; where there was an earlier run, its old rows or its new ones. None where there are none.
+
+    Raises RunFailed naming ids whose vectors have no cosine.
+    """
+    rows, numbers = rows_of(job.source), np.arange(block.start, block.stop)
+    kept = ~np.isin(numbers, groups.dropped[slice(*np.searchsorted(groups.dropped, [block.start, block.stop]))])
+    if job.previous:
+        kept &= (job.previous.is_old(rows, numbers) & ~np.isin(numbers, groups.fresh)) == old
+    if not kept.any():
+        return None
     table = rows.read(block.start, block.stop, ["id", "text"] if job.with_text else ["id"])
-    kept = np.ones(block.rows, dtype=bool)
-    kept[dropped[slice(*np.searchsorted(dropped, [block.start, block.stop]))] - block.start] = False
     vectors = rows.vectors(block.start, block.stop)
     table, vectors = (table, vectors) if kept.all() else (table.filter(pa.array(kept)), vectors[kept])
     try:
@@ -88,7 +98,7 @@ def load_block(block: RowBlock, job: Comparison, filter: Filter, dropped: np.nda
     except ValueError as error:
         raise RunFailed(bad_ids(vectors, table.column("id")) or str(error)) from None
     texts = table.column("text").combine_chunks() if job.with_text else None
-    return LoadedBlock(np.flatnonzero(kept) + block.start, prepared, table.column("id").combine_chunks(), texts)
+    return LoadedBlock(numbers[kept], prepared, table.column("id").combine_chunks(), texts)
 
 
 class Floor:
@@ -119,17 +129,19 @@ class _Held:
     """What a process keeps from one item to the next: the last few blocks, and the floor."""
 
     def __init__(self, job: Comparison) -> None:
-        self.blocks: OrderedDict[int, LoadedBlock] = OrderedDict()
+        self.most = 2 * HELD_BLOCKS if job.previous else HELD_BLOCKS  # its old rows and its new ones
+        self.blocks: OrderedDict[tuple[int, bool], LoadedBlock | None] = OrderedDict()
         self.floor = Floor(job.limits.max_pairs, job.min_score)
         self.lock = threading.Lock()
 
-    def block(self, block: RowBlock, load: Callable[[RowBlock], LoadedBlock]) -> LoadedBlock:
-        if block.number not in self.blocks:
-            while len(self.blocks) >= HELD_BLOCKS:
+    def block(self, block: RowBlock, old: bool, load: Callable[[RowBlock, bool], LoadedBlock | None]) -> Any:
+        key = block.number, old
+        if key not in self.blocks:
+            while len(self.blocks) >= self.most:
                 self.blocks.popitem(last=False)
-            self.blocks[block.number] = load(block)
-        self.blocks.move_to_end(block.number)
-        return self.blocks[block.number]
+            self.blocks[key] = load(block, old)
+        self.blocks.move_to_end(key)
+        return self.blocks[key]
 
 
 def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: bool) -> Iterator[Pairs]:
@@ -249,7 +261,7 @@ class ComparePairs(beam.PTransform):
 
     job: Comparison
 
-    def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
+    def expand(self, inputs: Any) -> beam.PCollection:
         singles = [beam.pvalue.AsSingleton(inputs[name]) for name in ("duplicates", "filter")]
         return inputs["squares"] | "CompareBlocks" >> beam.ParDo(_CompareBlocks(self.job), *singles)
 
@@ -283,23 +295,44 @@ class _CompareBlocks(beam.DoFn):
         if done is not None:
             PROGRESS.add(pairs=all_pairs)
             return done
-        left, right = (self.held.block(x, lambda x: load_block(x, self.job, filter, groups.dropped)) for x in (a, b))
-        compared = pairs_of(len(left.numbers), len(right.numbers), a == b)
+        compared = 0
+        files: list[PairFile] = []
+        for left, right in self._sides(a, b, groups, filter):
+            compared += pairs_of(len(left.numbers), len(right.numbers), left is right)
+            found = self._pairs(f"{name}-{len(files)}", a, left, right, groups)
+            files += [write_pairs(self.job.work, name, pairs, self.job.block_rows) for pairs in found if len(pairs)]
         self.compared.inc(compared)
-        PROGRESS.add(pairs=all_pairs - compared)  # of rows that a representative stands for
-        files = [
-            write_pairs(self.job.work, name, pairs, self.job.block_rows)
-            for pairs in self._pairs(name, a, left, right, groups)
-            if len(pairs.scores)
-        ]
+        PROGRESS.add(pairs=all_pairs - compared)  # known, or of rows that a representative stands for
         return settle(self.job.work, name, files)
 
+    def _sides(
+        self, a: RowBlock, b: RowBlock, groups: DuplicateGroups, filter: Filter
+    ) -> Iterator[tuple[LoadedBlock, LoadedBlock]]:
+        """What is to be compared of two blocks: all, or new rows with new ones and with old ones."""
+
+        def loaded(block: RowBlock, old: bool) -> LoadedBlock | None:
+            return self.held.block(block, old, lambda x, old: load_block(x, self.job, filter, groups, old))
+
+        sides = [(False, False)]
+        if self.job.previous:
+            sides += [(False, True)] if a == b else [(False, True), (True, False)]
+        for old_a, old_b in sides:
+            new = loaded(b, old_b) if old_a else loaded(a, old_a)
+            if new is None:  # then the other need not be read
+                continue
+            other = loaded(a, old_a) if old_a else loaded(b, old_b)
+            if other is not None:
+                yield (other, new) if old_a else (new, other)
+
     def _pairs(
-        self, name: str, block: RowBlock, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups
+        self, item: str, block: RowBlock, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups
     ) -> Iterator[FoundPairs]:
         limit = self.job.limits.max_pairs
         if a is b and self.job.expand:
             yield pairs_of_equal_texts(block, a, groups, self.job.limits).in_order(limit)
-        for found in compare(a, b, self.job, self.held.floor, self.held.floor.begin(name)):
+        for found in compare(a, b, self.job, self.held.floor, self.held.floor.begin(item)):
+            if self.job.previous and self.job.expand:  # pairs of one text are not left to their vectors
+                other = ~groups.same_text(a.numbers[found.rows_a], b.numbers[found.rows_b])
+                found = Pairs(found.rows_a[other], found.rows_b[other], found.scores[other])
             for some in portions(found, a, b, groups, self.job):
                 yield expanded(some, a, b, groups, self.job).in_order(limit)

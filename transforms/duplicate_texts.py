@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas import storage
+from transforms.carry_over import Previous, once_collapsed
 from transforms.pair_files import open_work
 from transforms.row_blocks import RowBlock, Source, rows_of
 
@@ -58,6 +59,9 @@ class DuplicateGroups:
     representatives: (g,) sorted
     offsets: (g + 1,) of each group's members in `members` and `ids`
     members: rows, of each group by id, its representative among them; of rows with one id the first
+    labels: (g,) equal for groups of one text, of which there are two where old rows and new ones have it
+    old: (g,) whether the group's own pairs are known
+    fresh: sorted old rows whose pairs are not known
     """
 
     dropped: np.ndarray
@@ -65,10 +69,13 @@ class DuplicateGroups:
     offsets: np.ndarray
     members: np.ndarray
     ids: pa.Array
+    labels: np.ndarray
+    old: np.ndarray
+    fresh: np.ndarray
 
     @classmethod
     def of(cls, table: pa.Table) -> "DuplicateGroups":
-        """From a table of row, representative and id, in the order of representative, id and row."""
+        """From what `groups_table` makes."""
         rows, stands = (table.column(name).to_numpy() for name in ("row", "representative"))
         ids = table.column("id").combine_chunks()
         again = np.zeros(len(rows), dtype=bool)
@@ -82,30 +89,77 @@ class DuplicateGroups:
             offsets=np.append(starts, (~again).sum()),
             members=rows[~again],
             ids=ids.filter(pa.array(~again)),
+            labels=table.column("first").to_numpy()[~again][starts],
+            old=table.column("old").to_numpy()[~again][starts],
+            fresh=np.sort(rows[table.column("fresh").to_numpy()]),
         )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many texts stand in several rows, and in how many rows."""
+        sizes = np.diff(self.offsets)
+        of_text = np.bincount(np.unique(self.labels, return_inverse=True)[1], sizes)
+        return {"groups": int((of_text > 1).sum()), "rows": int(of_text[of_text > 1].sum())}
 
     def spans(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each row, its first place in `members` and how many there are; -1 and 1 where it is alone."""
         if not len(self.representatives):
             return np.full(len(rows), -1), np.ones(len(rows), dtype=np.int64)
-        place = np.minimum(np.searchsorted(self.representatives, rows), len(self.representatives) - 1)
-        known = self.representatives[place] == rows
+        place, known = self._places(rows)
         sizes = np.diff(self.offsets)[place]
         return np.where(known, self.offsets[place], -1), np.where(known, sizes, 1)
 
+    def same_text(self, rows_a: np.ndarray, rows_b: np.ndarray) -> np.ndarray:
+        """Whether two representatives stand for one text: an old one and a new one."""
+        if not len(self.representatives):
+            return np.zeros(len(rows_a), dtype=bool)
+        (place_a, known_a), (place_b, known_b) = self._places(rows_a), self._places(rows_b)
+        return known_a & known_b & (self.labels[place_a] == self.labels[place_b])
+
+    def _places(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        place = np.minimum(np.searchsorted(self.representatives, rows), len(self.representatives) - 1)
+        return place, self.representatives[place] == rows
+
     def within(self, start: int, stop: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs inside the groups whose representative is a row from `start` to `stop` - 1: places in `members`."""
-        groups = slice(*np.searchsorted(self.representatives, [start, stop]))
-        sizes = np.diff(self.offsets)[groups]
-        i = ragged_arange(sizes)
-        counts = limits.within(i, np.repeat(sizes, sizes))
-        left = np.repeat(np.repeat(self.offsets[:-1][groups], sizes) + i, counts)
-        return left, left + 1 + ragged_arange(counts)
+        """Pairs inside the groups whose representative is a row from `start` to `stop` - 1, and with the old rows of
+        their text: places in `members`. Not pairs of two old rows."""
+        low, high = np.searchsorted(self.representatives, [start, stop])
+        groups = low + np.flatnonzero(~self.old[low:high])
+        shared, twins = self._twins(groups)
+        members, counts = self._inside(groups, limits)
+        left = np.repeat(members, counts)
+        members, across = self._across(shared, twins, limits)
+        firsts = np.repeat(np.repeat(self.offsets[twins], np.diff(self.offsets)[shared]), across)
+        right = np.concatenate([left + 1 + ragged_arange(counts), firsts + ragged_arange(across)])
+        return np.concatenate([left, np.repeat(members, across)]), right
 
     def pairs_within(self, limits: Limits) -> int:
         """How many pairs the groups make by themselves."""
-        sizes = np.diff(self.offsets)
-        return int(limits.within(ragged_arange(sizes), np.repeat(sizes, sizes)).sum())
+        groups = np.flatnonzero(~self.old)
+        inside, across = self._inside(groups, limits), self._across(*self._twins(groups), limits)
+        return int(inside[1].sum() + across[1].sum())
+
+    def _twins(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the groups whose text old rows have too, and the group of these."""
+        old = np.flatnonzero(self.old)
+        old = old[np.argsort(self.labels[old])]
+        if not len(old):
+            return old, old
+        place = np.minimum(np.searchsorted(self.labels[old], self.labels[groups]), len(old) - 1)
+        known = self.labels[old][place] == self.labels[groups]
+        return groups[known], old[place[known]]
+
+    def _inside(self, groups: np.ndarray, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the groups' members, and how many of those that follow each are its partners."""
+        sizes = np.diff(self.offsets)[groups]
+        i = ragged_arange(sizes)
+        return np.repeat(self.offsets[groups], sizes) + i, limits.within(i, np.repeat(sizes, sizes))
+
+    def _across(self, groups: np.ndarray, others: np.ndarray, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+        """Places of the groups' members, and how many of the first of another group are partners of each."""
+        sizes, theirs = np.diff(self.offsets)[groups], np.diff(self.offsets)[others]
+        i = ragged_arange(sizes)
+        return np.repeat(self.offsets[groups], sizes) + i, limits.across(i, np.repeat(theirs, sizes))
 
 
 def hash_texts(block: RowBlock, source: Source) -> Iterator[tuple[int, bytes]]:
@@ -132,17 +186,34 @@ def equal_texts(chunks: Iterable[bytes]) -> bytes:
     return np.column_stack([hashed[:, 2], firsts])[np.repeat(sizes, sizes) > 1].astype(np.int64).tobytes()
 
 
-def groups_table(found: Iterable[bytes], source: Source) -> pa.Table:
-    """row, representative and id of all rows that `equal_texts` found: a group's smallest id stands for it."""
+def groups_table(found: Iterable[bytes], source: Source, previous: Previous | None, expand: bool) -> pa.Table:
+    """Groups of the rows that `equal_texts` found: row, representative, id, first row of the text, old and fresh.
+
+    A group's smallest id stands for it. Of an earlier run's rows and new ones of a text, each have a group where all
+    pairs are listed (old ones know theirs); else the earlier run's representative goes on to stand for all.
+    """
     pairs = np.concatenate([np.empty((0, 2), np.int64), *(np.frombuffer(f, np.int64).reshape(-1, 2) for f in found)])
-    ids = rows_of(source).take(pairs[:, 0], ["id"]).column("id")
-    table = pa.table({"row": pairs[:, 0], "first": pairs[:, 1], "id": ids})
-    table = table.sort_by([("first", "ascending"), ("id", "ascending"), ("row", "ascending")])
-    firsts, rows = table.column("first").to_numpy(), table.column("row").to_numpy()
-    _, starts, label = np.unique(firsts, return_index=True, return_inverse=True)
-    stands = rows[starts][label] if len(rows) else rows
-    table = pa.table({"row": rows, "representative": stands, "id": table.column("id")})
-    return table.take(pa.array(np.argsort(stands, kind="stable")))
+    rows, known = rows_of(source), np.empty(0, np.int64)
+    if previous and not expand:
+        known = once_collapsed(source, previous)
+        alone = np.setdiff1d(known, pairs[:, 0])
+        pairs = np.concatenate([pairs, np.column_stack([alone, alone])])
+    numbers, firsts = pairs.T
+    old = previous.is_old(rows, numbers) if previous else np.zeros(len(numbers), dtype=bool)
+    settled = old & ~np.isin(numbers, known)
+    ids = rows.take(numbers, ["id"]).column("id")
+    table = pa.table({"row": numbers, "first": firsts, "id": ids, "old": old, "after": ~settled})
+    by = ["first", "after", "id", "row"]  # what is settled comes first, and so represents
+    table = table.sort_by([(name, "ascending") for name in by])
+    numbers, firsts, old, after = (table.column(name).to_numpy() for name in ("row", "first", "old", "after"))
+    group = 2 * firsts + after if expand else firsts
+    _, starts, label = np.unique(group, return_index=True, return_inverse=True)
+    stands = numbers[starts][label] if len(numbers) else numbers
+    fresh = (stands == numbers) & old & after
+    columns = {"row": numbers, "representative": stands, "id": table.column("id"), "first": firsts}
+    table = pa.table(columns | {"old": old & ~after & expand, "fresh": fresh, "member": stands != numbers})
+    order = ["representative", "id", "member", "row"]
+    return table.sort_by([(name, "ascending") for name in order]).drop_columns(["member"])
 
 
 @functools.lru_cache(maxsize=2)

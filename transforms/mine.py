@@ -29,6 +29,7 @@ from schemas.pairs import (
 )
 from transforms.best_partners import KeepBestPartners
 from transforms.bounds import Filter
+from transforms.carry_over import carry_over
 from transforms.compare import MOST_PAIRS, ComparePairs, Comparison, squares, too_many
 from transforms.duplicate_texts import FindDuplicates, groups_table, load_groups, save_groups
 from transforms.groups import find_groups
@@ -87,6 +88,10 @@ class MineDataset(beam.PTransform):
         duplicates = (plan, equal) | "Duplicates" >> _Gather() | "SaveDuplicates" >> beam.MapTuple(_save_duplicates)
         items = plan | "PlanSquares" >> beam.FlatMap(_squares) | "ShareSquares" >> beam.Reshuffle()
         files = {"squares": items, "duplicates": duplicates, "filter": filter} | ComparePairs(job)
+        if job.previous:
+            known = plan | "OldParts" >> beam.FlatMap(_old_parts) | "ShareOldParts" >> beam.Reshuffle()
+            carried = known | "CarryOver" >> beam.FlatMap(_carry_over, job)
+            files = (files, carried) | "OldAndNew" >> beam.Flatten()
         files = files | "PairFiles" >> beam.Reshuffle()
         if job.limits.top_k:
             files = files | KeepBestPartners(job.work, job.block_rows, job.limits.top_k)
@@ -99,7 +104,7 @@ class _Gather(beam.PTransform):
     """(plan: PCollection[MinePlan], records: PCollection[T]) -> PCollection[(plan, [T, …])], one element even where
     there are no records."""
 
-    def expand(self, inputs: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
+    def expand(self, inputs: Any) -> beam.PCollection:
         keyed = [
             pcoll | f"Key{n}" >> beam.Map(lambda record, n: (None, (n, record)), n) for n, pcoll in enumerate(inputs)
         ]
@@ -124,11 +129,21 @@ def _squares(plan: MinePlan) -> Iterator[Any]:
     return squares(_blocks(plan))
 
 
+def _old_parts(plan: MinePlan) -> list[int]:
+    assert plan.comparison.previous is not None
+    return list(range(len(rows_of(plan.comparison.previous.pairs).dataset.manifest.parts)))
+
+
+def _carry_over(number: int, job: Comparison) -> list[PairFile]:
+    assert job.previous is not None
+    return carry_over(number, job.source, job.previous, job.work, job.min_score, job.with_text, job.block_rows)
+
+
 def _save_duplicates(plan: MinePlan, found: list[bytes]) -> str:
     """Puts the groups of equal texts where workers find them, and checks that expanding them can end."""
     job = plan.comparison
     uri = storage.join(job.work, DUPLICATES_FILE)
-    save_groups(uri, groups_table(found, job.source))
+    save_groups(uri, groups_table(found, job.source, job.previous, job.expand))
     if job.expand:
         pairs = load_groups(uri).pairs_within(job.limits)
         if pairs > MOST_PAIRS:
@@ -250,14 +265,13 @@ def _duplicates(plan: MinePlan) -> tuple[list[PartEntry], dict[str, int]]:
     """What was collapsed: groups of equal texts and the rows in them, listed where pairs do not tell."""
     job = plan.comparison
     groups = load_groups(storage.join(job.work, DUPLICATES_FILE))
-    said = {"groups": len(groups.representatives), "rows": len(groups.representatives) + len(groups.dropped)}
     if job.expand:
-        return [], said
+        return [], groups.counts
     sizes = np.diff(groups.offsets)
-    stands = groups.ids.take(pa.array(groups.offsets[:-1]))
+    stands = groups.ids.filter(pa.array(np.repeat(groups.representatives, sizes) == groups.members))
     columns = [groups.ids, stands.take(pa.array(np.repeat(np.arange(len(sizes)), sizes)))]
-    table = pa.Table.from_arrays(columns, schema=DUPLICATES_SCHEMA)
-    return [write_table(plan.output, DUPLICATES_FOLDER, table, plan.fingerprint)], said
+    table = pa.Table.from_arrays(columns, schema=DUPLICATES_SCHEMA).filter(pa.array(np.repeat(sizes > 1, sizes)))
+    return [write_table(plan.output, DUPLICATES_FOLDER, table, plan.fingerprint)], groups.counts
 
 
 def _groups(plan: MinePlan, parts: list[PairPart]) -> pa.Table:

@@ -63,6 +63,9 @@ class FoundPairs:
     ids: pa.Array
     texts: pa.Array | None
 
+    def __len__(self) -> int:
+        return len(self.scores)
+
     def in_order(self, limit: int = 0) -> "FoundPairs":
         """Best first, each with the smaller id first; without pairs of one id; the best `limit` where that is set."""
         used, places = np.unique(np.concatenate([self.ids_a, self.ids_b]), return_inverse=True)

@@ -432,6 +432,91 @@ def test_the_same_again_is_no_new_version_and_another_threshold_is(run: Miner, m
     assert_same(other.scores, brute(*made[1:], 0.9))
 
 
+def write_versions(folder: Path) -> tuple[Path, Path]:
+    """Two versions of a dataset, in folders of their own: of ten parts one is gone, one has moved and three are new.
+
+    Texts stand in old parts, in new ones and in both; equal ones have equal vectors.
+    """
+    rows, random = 2000, np.random.default_rng(5)
+    texts = [f"text {random.integers(0, 150)}" if i % 2 else f"own {i}" for i in range(rows)]
+    vector_of = dict(zip(dict.fromkeys(texts), clustered(len(set(texts))), strict=True))
+    ids = [f"{i:04d}" for i in random.permutation(rows)]
+    old = [0, 1, 2, 3, 4, 5, 6]
+    now = [7, 0, 1, 3, 8, 9, 4, 6, 5]
+    made = []
+    for name, parts in (("old", old), ("new", now)):
+        chosen = [row for part in parts for row in range(200 * part, 200 * (part + 1))]
+        vectors = np.stack([vector_of[texts[row]] for row in chosen])
+        some_ids, some_texts = [ids[row] for row in chosen], [texts[row] for row in chosen]
+        made.append(write_dataset(folder / name, vectors, some_ids, some_texts, part_rows=200))
+    return made[0], made[1]
+
+
+def by_text(found: Mined) -> dict[tuple[str, ...], float]:
+    table = found.table
+    texts = zip(table["text_a"], table["text_b"], strict=True)
+    return dict(zip((tuple(sorted(pair)) for pair in texts), table["score"], strict=True))
+
+
+@pytest.mark.parametrize("flags", [[], ["--duplicates", "collapse"], ["--top_k", "2", "--max_pairs", "800"]])
+def test_with_an_earlier_output_only_new_rows_are_compared_and_the_result_is_the_same(
+    run: Miner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str]
+) -> None:
+    old, new = write_versions(tmp_path)
+    kept = flags if "collapse" in flags else []
+    before = run(old, 0.7, *kept)
+    full = run(new, 0.8, "--with_text", "--groups", *flags)
+    monkeypatch.setattr("jobs.mine_plan.LEAST_BLOCK_ROWS", 250)
+    again = run(new, 0.8, "--with_text", "--groups", *flags, "--memory_mb", 1, "--previous", before.output)
+    assert "5 blocks" in again.stderr
+    assert len(full.scores) > 500
+    if "collapse" in flags:  # another row of the same text may stand for it: the one that did before
+        assert by_text(again) == by_text(full)
+        stood = set(pq.read_table(before.output / "_duplicates").column("representative").to_pylist())
+        stands = set(pq.read_table(again.output / "_duplicates").column("representative").to_pylist())
+        assert len(stood & stands) > 50 and again.manifest.details["duplicates"] == full.manifest.details["duplicates"]
+    else:
+        assert again.scores == full.scores
+        assert again.files == full.files
+    loaded = []
+    real_compare = transforms.compare.compare
+
+    def compare(a: Any, b: Any, *args: Any) -> Any:
+        loaded.append(len(a.numbers) * len(b.numbers) // (2 if a is b else 1))
+        return real_compare(a, b, *args)
+
+    monkeypatch.setattr("transforms.compare.compare", compare)
+    run(new, 0.8, *flags, "--previous", before.output)
+    fresh = sum(loaded)
+    loaded.clear()
+    run(new, 0.8, *flags)
+    assert fresh < 0.8 * sum(loaded)
+
+
+def test_an_earlier_output_may_be_the_output_itself(run: Miner, tmp_path: Path) -> None:
+    old, new = write_versions(tmp_path)
+    first = run(old, 0.8)
+    second = run(new, 0.8, "--previous", first.output, output=first.output)
+    assert second.manifest.version == 2 and second.manifest.details["previous"]["version"] == 1
+    assert second.files == run(new, 0.8).files
+
+
+def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Path) -> None:
+    old, new = write_versions(tmp_path)
+    cases = [
+        ([0.9], "has pairs from 0.9 on only"),
+        ([0.8, "--top_k", "3"], "--top_k 3"),
+        ([0.8, "--max_pairs", "30"], "--max_pairs 30"),
+        ([0.8, "--duplicates", "collapse"], "was made with --duplicates collapse"),
+    ]
+    for flags, message in cases:
+        before = run(old, *flags)
+        found = run(new, 0.8, "--previous", before.output)
+        assert found.status == 2 and message in found.stderr and found.stderr.count("\n") == 1
+    found = run(new, 0.8, "--previous", old)
+    assert found.status == 2 and "is a dataset of embeddings" in found.stderr
+
+
 KILLED = """
 import os, signal, sys
 import transforms.compare

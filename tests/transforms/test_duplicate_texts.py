@@ -33,12 +33,12 @@ def groups_of(folder: Path, texts: list[str], ids: list[str], block_rows: int = 
     for block in plan_blocks(len(texts), block_rows):
         for bucket, rows in hash_texts(block, source):
             buckets.setdefault(bucket, []).append(rows)
-    return groups_table([equal_texts(chunks) for chunks in buckets.values()], source)
+    return groups_table([equal_texts(chunks) for chunks in buckets.values()], source, None, True)
 
 
 def test_equal_texts_are_groups_and_the_smallest_id_stands_for_them(tmp_path: Path) -> None:
     table = groups_of(tmp_path / "in", TEXTS, IDS)
-    assert table.to_pydict() == {
+    assert table.select(["row", "representative", "id"]).to_pydict() == {
         "row": [1, 5, 6, 2, 0],
         "representative": [1, 1, 6, 6, 6],
         "id": ["1", "2", "10", "3", "5"],
@@ -77,7 +77,8 @@ def _of_sizes(sizes: list[int]) -> DuplicateGroups:
     offsets = np.cumsum([0, *sizes])
     rows = np.arange(offsets[-1])
     ids = pa.array([f"{i:04d}" for i in rows], pa.string())
-    return DuplicateGroups(np.empty(0, np.int64), offsets[:-1], offsets, rows, ids)
+    none, new = np.empty(0, np.int64), np.zeros(len(sizes), bool)
+    return DuplicateGroups(none, offsets[:-1], offsets, rows, ids, offsets[:-1], new, none)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4))

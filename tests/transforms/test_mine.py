@@ -14,7 +14,7 @@ from schemas.dataset import open_dataset
 from schemas.pairs import PAIRS_SCHEMA
 from tests.datasets import clustered, write_dataset
 from transforms.bounds import int8_filter
-from transforms.compare import Comparison, Floor, _Held, compare, expanded, load_block, portions, squares
+from transforms.compare import Comparison, Floor, LoadedBlock, _Held, compare, expanded, load_block, portions, squares
 from transforms.duplicate_texts import DuplicateGroups, Limits, equal_texts, groups_table, hash_texts, save_groups
 from transforms.mine import MinePlan, publish, write_range
 from transforms.pair_files import plan_ranges, write_pairs
@@ -59,7 +59,7 @@ def job_of(folder: Path, **options: object) -> tuple[Comparison, DuplicateGroups
     hashed: dict[int, list[bytes]] = {}
     for bucket, rows in hash_texts(RowBlock(0, 0, N), source):
         hashed.setdefault(bucket, []).append(rows)
-    table = groups_table([equal_texts(chunks) for chunks in hashed.values()], source)
+    table = groups_table([equal_texts(chunks) for chunks in hashed.values()], source, None, True)
     save_groups(str(folder / "work" / "duplicates.arrow"), table)
     job = Comparison(
         source=source,
@@ -84,7 +84,7 @@ def test_compared_blocks_expand_to_the_pairs_of_all_rows(
     stands = {text: min(i for i, t in zip(ids, texts, strict=True) if t == text) for text in texts}
     wide = vectors[[ids.index(stands[text]) for text in texts]].astype(np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-    blocks = [load_block(b, job, int8_filter(16), groups.dropped) for b in plan_blocks(N, 100)]
+    blocks = [load_block(b, job, int8_filter(16), groups) for b in plan_blocks(N, 100)]
     assert sum(len(b.numbers) for b in blocks) == len(set(texts))
     found = {}
     with pytest.MonkeyPatch().context() as patch:
@@ -106,7 +106,7 @@ def test_compared_blocks_expand_to_the_pairs_of_all_rows(
 
 def test_the_bar_ends_at_all_pairs(tmp_path: Path) -> None:
     job, groups, *_ = job_of(tmp_path)
-    block = load_block(RowBlock(0, 0, N), job, int8_filter(16), groups.dropped)
+    block = load_block(RowBlock(0, 0, N), job, int8_filter(16), groups)
     before = PROGRESS.pairs
     list(compare(block, block, job, Floor(0, 0.8), True))
     assert PROGRESS.pairs - before == len(block.numbers) * (len(block.numbers) - 1) // 2
@@ -116,13 +116,13 @@ def test_a_process_holds_the_last_few_blocks_only(tmp_path: Path) -> None:
     job, groups, *_ = job_of(tmp_path)
     held, loads = _Held(job), []
 
-    def load(block: RowBlock) -> object:
+    def load(block: RowBlock, old: bool) -> LoadedBlock | None:
         loads.append(block.number)
-        return load_block(block, job, int8_filter(16), groups.dropped)
+        return load_block(block, job, int8_filter(16), groups, old)
 
     blocks = plan_blocks(70, 10)
     for number in (0, 1, 2, 3, 4, 0, 5, 0, 1, 6, 0):
-        held.block(blocks[number], load)  # type: ignore[arg-type]
+        held.block(blocks[number], False, load)
         assert len(held.blocks) <= 5
     assert loads == [0, 1, 2, 3, 4, 5, 1, 6]
 
@@ -132,9 +132,10 @@ def plan_of(folder: Path) -> MinePlan:
     config = MineConfig(input=str(source), output=str(folder / "pairs"), min_score=0.7, device="cpu")
     plan, choice = make_plan(config, 1)
     job = plan.comparison
-    save_groups(f"{job.work}/duplicates.arrow", groups_table([], job.source))
-    block = load_block(RowBlock(0, 0, 300), job, choice, np.empty(0, np.int64))
-    none = DuplicateGroups.of(groups_table([], job.source))
+    save_groups(f"{job.work}/duplicates.arrow", groups_table([], job.source, None, True))
+    none = DuplicateGroups.of(groups_table([], job.source, None, True))
+    block = load_block(RowBlock(0, 0, 300), job, choice, none)
+    assert block is not None
     for found in compare(block, block, job, Floor(0, 0.7), True):
         pairs = expanded(found, block, block, none, job).in_order()
         file = write_pairs(job.work, "pairs-0-0", pairs, job.block_rows)
