@@ -15,8 +15,9 @@ from typing import Any
 from jobs import cli
 from jobs.mine_plan import MineConfig, describe, make_plan
 from schemas.manifest import Manifest, newest_manifest
-from transforms.mine import HISTOGRAM_BINS, MineDataset, MinePlan
+from transforms.mine import MineDataset
 from transforms.progress import Progress
+from transforms.publish_pairs import HISTOGRAM_BINS, MinePlan, answered
 
 DESCRIPTION = __doc__.split("\n", 1)[0]
 
@@ -47,8 +48,9 @@ def run(argv: Sequence[str] | None) -> None:
     config = MineConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(MineConfig)})
     plan, choice = make_plan(config, cli.local_workers(options))
     cli.say(describe(plan, choice))
-    with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared):
-        cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
+    if not answered(plan):
+        with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared):
+            cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
     manifest = newest_manifest(config.output)
     if manifest is None:
         cli.say("submitted; the pipeline publishes when it is done")

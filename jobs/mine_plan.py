@@ -16,11 +16,12 @@ from schemas.pairs import KIND, WORK_FOLDER
 from schemas.splits import digest
 from transforms.bounds import Filter, int8_filter
 from transforms.carry_over import Previous
-from transforms.compare import HELD_BLOCKS, MOST_PAIRS, Comparison, row_bytes
+from transforms.compare import HELD_BLOCKS, row_bytes
 from transforms.device import choose_device, cpu_threads
 from transforms.duplicate_texts import Limits
+from transforms.expand import MOST_PAIRS, Comparison
 from transforms.inputs import check_output
-from transforms.mine import MinePlan
+from transforms.publish_pairs import MinePlan
 from transforms.row_blocks import Rows, Source, unit_sample
 from transforms.tuning import SAMPLE_ROWS, Estimate, estimate_pairs, fit_filter, threshold_for
 

@@ -14,18 +14,17 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from schemas.errors import RunFailed
-from transforms.bounds import Filter, PreparedBlock, prepare
-from transforms.carry_over import Previous
+from transforms.bounds import Filter, prepare
 from transforms.device import choose_device
-from transforms.duplicate_texts import DuplicateGroups, Limits, load_groups, ragged_arange
+from transforms.duplicate_texts import DuplicateGroups, load_groups
+from transforms.expand import Comparison, LoadedBlock, expanded, pairs_of_equal_texts, portions
 from transforms.pair_files import BINS, FoundPairs, PairFile, bins_of, settle, settled, write_pairs
 from transforms.progress import PROGRESS
-from transforms.row_blocks import RowBlock, Source, bad_ids, rows_of
+from transforms.row_blocks import RowBlock, bad_ids, rows_of
 from transforms.similarity import DEVICE_TILE, TILE, Pairs, pairs_in_blocks, tiles
 
 FILE_PAIRS = 1 << 20
 """Pairs that are held before they go to a file."""
-MOST_PAIRS = 100_000_000
 SQUARE = 4
 """Blocks a side of the largest work item: 16 comparisons that load 8 blocks."""
 HELD_BLOCKS = SQUARE + 1
@@ -40,22 +39,6 @@ class Square(NamedTuple):
     cols: tuple[RowBlock, ...]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What is compared, and how."""
-
-    source: Source
-    work: str  # folder of the run's files
-    min_score: float
-    block_rows: int
-    limits: Limits
-    expand: bool  # pairs of all rows of equal text, rather than of their representatives
-    with_text: bool
-    device: str
-    threads: int
-    previous: Previous | None = None  # an earlier run, whose pairs are not compared again
-
-
 def row_bytes(dim: int) -> int:
     """Memory of a row that is ready to be compared, and about what preparing it takes."""
     return 5 * dim + BYTES_PER_ROW
@@ -66,15 +49,6 @@ def squares(blocks: list[RowBlock]) -> Iterator[Square]:
     side = min(max(len(blocks) // 8, 1), SQUARE)
     runs = [tuple(blocks[i : i + side]) for i in range(0, len(blocks), side)]
     return itertools.starmap(Square, itertools.combinations_with_replacement(runs, 2))
-
-
-class LoadedBlock(NamedTuple):
-    """A block's rows but those that a representative stands for, ready to be compared."""
-
-    numbers: np.ndarray  # (n,) int64, of the dataset
-    prepared: PreparedBlock
-    ids: pa.Array
-    texts: pa.Array | None
 
 
 def load_block(
@@ -183,67 +157,6 @@ def _joined(found: list[Pairs]) -> Pairs:
 def _above(found: Pairs, floor: float) -> Pairs:
     keep = found.scores >= np.float32(floor)
     return Pairs(found.rows_a[keep], found.rows_b[keep], found.scores[keep])
-
-
-def expanded(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> FoundPairs:
-    """Pairs of representatives as pairs of all the rows that they stand for."""
-    starts_a, sizes_a = groups.spans(a.numbers[found.rows_a])
-    starts_b, sizes_b = groups.spans(b.numbers[found.rows_b])
-    if not job.expand:
-        sizes_a, sizes_b = np.ones_like(sizes_a), np.ones_like(sizes_b)
-    i = ragged_arange(sizes_a)
-    pair = np.repeat(np.arange(len(found.scores)), sizes_a)
-    counts = job.limits.across(i, sizes_b[pair])
-    if counts.sum() > MOST_PAIRS:
-        raise RunFailed(too_many(int(counts.sum())))
-    i, pair, j = np.repeat(i, counts), np.repeat(pair, counts), ragged_arange(counts)
-    first_member = len(a.ids) + len(b.ids)
-
-    def side(block: LoadedBlock, rows: np.ndarray, starts: np.ndarray, k: np.ndarray, shift: int) -> list[np.ndarray]:
-        rows, starts = rows[pair], starts[pair]
-        member = np.where(starts >= 0, starts + k, 0)
-        alone = (starts < 0) | (not job.expand)
-        numbers = (
-            block.numbers[rows]
-            if not len(groups.members)
-            else np.where(alone, block.numbers[rows], groups.members[member])
-        )
-        return [numbers, np.where(alone, rows + shift, member + first_member), rows + shift]
-
-    rows_a, ids_a, texts_a = side(a, found.rows_a, starts_a, i, 0)
-    rows_b, ids_b, texts_b = side(b, found.rows_b, starts_b, j, len(a.ids))
-    ids = pa.concat_arrays([a.ids, b.ids, groups.ids])
-    texts = pa.concat_arrays([a.texts, b.texts]) if a.texts is not None and b.texts is not None else None
-    return FoundPairs(rows_a, rows_b, found.scores[pair], ids_a, ids_b, texts_a, texts_b, ids, texts)
-
-
-def pairs_of_equal_texts(block: RowBlock, loaded: LoadedBlock, groups: DuplicateGroups, limits: Limits) -> FoundPairs:
-    """Pairs inside the groups whose representative is in the block: equal texts score 1."""
-    left, right = groups.within(block.start, block.stop, limits)
-    stands = groups.representatives[np.searchsorted(groups.offsets, left, side="right") - 1]
-    texts = np.searchsorted(loaded.numbers, stands)
-    scores = np.ones(len(left), dtype=np.float32)
-    rows = groups.members[left], groups.members[right]
-    return FoundPairs(*rows, scores, left, right, texts, texts, groups.ids, loaded.texts)
-
-
-def too_many(pairs: int) -> str:
-    return (
-        f"rows of equal text make {pairs:,} pairs or more, above {MOST_PAIRS:,}; report each such text once: "
-        "--duplicates collapse, or ask for the best: --max_pairs"
-    )
-
-
-def portions(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> Iterator[Pairs]:
-    """Pairs of representatives, so many at a time that what they expand to can be held."""
-    if not (job.expand and len(groups.members)):
-        yield found
-        return
-    sizes = groups.spans(a.numbers[found.rows_a])[1] * groups.spans(b.numbers[found.rows_b])[1]
-    sizes = np.minimum(sizes, job.limits.max_pairs or MOST_PAIRS)
-    portion = np.cumsum(sizes) // FILE_PAIRS
-    for some in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(portion)) + 1):
-        yield Pairs(found.rows_a[some], found.rows_b[some], found.scores[some])
 
 
 def pairs_of(rows_a: int, rows_b: int, same: bool) -> int:

@@ -161,7 +161,7 @@ def test_blocks_and_worker_processes_change_not_a_byte(run: Miner, made: Any) ->
 
 
 def test_many_parts_are_in_order_together(run: Miner, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transforms.mine.PART_PAIRS", 700)
+    monkeypatch.setattr("transforms.publish_pairs.PART_PAIRS", 700)
     monkeypatch.setattr("transforms.mine.plan_ranges", lambda files, n: _small_ranges(files, n))
     monkeypatch.setattr("transforms.compare.FILE_PAIRS", 100)
     monkeypatch.setattr("transforms.pair_files.ROW_GROUP_PAIRS", 64)
@@ -422,14 +422,36 @@ def test_the_summary_says_what_was_found(run: Miner, made: Any) -> None:
     assert all(text_of[a] in text for a, _ in best_first(scores)[:10])
 
 
-def test_the_same_again_is_no_new_version_and_another_threshold_is(run: Miner, made: Any, tmp_path: Path) -> None:
+def test_the_same_again_is_nothing_to_do_and_another_threshold_is_a_new_version(
+    run: Miner, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "pairs"
-    first = run(made[0], 0.8, output=output)
-    again = run(made[0], 0.8, output=output)
-    assert "version 1, unchanged" in again.stdout and first.files == again.files
+    first = run(made[0], 0.8, "--groups", output=output)
+    wanted = first.files
+    with monkeypatch.context() as patch:
+        patch.delattr("jobs.mine.MineDataset")
+        again = run(made[0], 0.8, "--groups", output=output)
+    assert "version 1, unchanged" in again.stdout and again.files == wanted
+    next((output / "_groups").iterdir()).unlink()
+    again = run(made[0], 0.8, "--groups", output=output)
+    assert "version 1, unchanged" in again.stdout and again.files == wanted
     other = run(made[0], 0.9, output=output)
     assert other.manifest.version == 2 and len(other.files) == 1
     assert_same(other.scores, brute(*made[1:], 0.9))
+
+
+def test_kept_versions_keep_their_groups(run: Miner, made: Any, tmp_path: Path) -> None:
+    output = tmp_path / "pairs"
+    first = run(made[0], 0.8, "--groups", output=output).files
+    second = run(made[0], 0.9, "--groups", "--keep_versions", 2, output=output).files
+    assert first.items() < second.items() and len(second) == 4
+    assert open_dataset(str(output), 1).read().num_rows > open_dataset(str(output)).read().num_rows
+
+
+def test_progress_is_in_pairs_compared(run: Miner, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.cli.LOG_SECONDS", 0.02)
+    lines = [line for line in run(made[0], 0.8).stderr.splitlines() if "M pairs compared" in line]
+    assert lines[0].startswith("0% 0 M pairs compared, 0 M pairs/s") and lines[-1].startswith("100% 4 M pairs compared")
 
 
 def write_versions(folder: Path) -> tuple[Path, Path]:

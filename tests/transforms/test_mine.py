@@ -14,11 +14,12 @@ from schemas.dataset import open_dataset
 from schemas.pairs import PAIRS_SCHEMA
 from tests.datasets import clustered, write_dataset
 from transforms.bounds import int8_filter
-from transforms.compare import Comparison, Floor, LoadedBlock, _Held, compare, expanded, load_block, portions, squares
+from transforms.compare import Floor, _Held, compare, load_block, squares
 from transforms.duplicate_texts import DuplicateGroups, Limits, equal_texts, groups_table, hash_texts, save_groups
-from transforms.mine import MinePlan, publish, write_range
+from transforms.expand import Comparison, LoadedBlock, expanded, portions
 from transforms.pair_files import plan_ranges, write_pairs
 from transforms.progress import PROGRESS
+from transforms.publish_pairs import MinePlan, publish, write_range
 from transforms.row_blocks import RowBlock, Source, plan_blocks
 
 
@@ -89,6 +90,7 @@ def test_compared_blocks_expand_to_the_pairs_of_all_rows(
     found = {}
     with pytest.MonkeyPatch().context() as patch:
         patch.setattr("transforms.compare.FILE_PAIRS", file_pairs)
+        patch.setattr("transforms.expand.PORTION_PAIRS", file_pairs)
         for a, b in itertools.combinations_with_replacement(blocks, 2):
             for some in compare(a, b, job, Floor(0, 0.8), True):
                 for portion in portions(some, a, b, groups, job):
