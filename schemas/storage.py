@@ -56,11 +56,8 @@ def join(folder: str, *names: str) -> str:
 
 def _info(fs: Any, entry: dict[str, Any]) -> FileInfo:
     """What identifies a file's content: the store's own tag, else its time of change."""
-    if isinstance(fs, LocalFileSystem):
-        etag = repr(entry["mtime"])
-    else:
-        known = (entry.get(k) for k in ("ETag", "etag", "generation", "md5Hash", "sha256", "LastModified", "mtime"))
-        etag = str(next((v for v in known if v), "")).strip('"')
+    tags = (entry.get(key) for key in ("ETag", "etag", "generation", "md5Hash", "sha256"))
+    etag = next((str(tag).strip('"') for tag in tags if tag), None) or repr(_changed_at(entry))
     return FileInfo(_uri(fs, entry["name"]), int(entry["size"] or 0), etag)
 
 
@@ -144,14 +141,23 @@ def probe_write(folder: str) -> None:
 
 def find(pattern: str) -> list[FileInfo]:
     """Files that a path, folder (with all below it) or glob names, by URI. Names starting with '.' or '_' below the
-    pattern's fixed part are no data, as everywhere in this field."""
+    pattern's fixed part are no data, as everywhere in this field.
+
+    Raises InputError for a folder that cannot be listed: fsspec would leave out what is in it and say nothing.
+    """
     fs, path = resolve(pattern)
-    if _has_wildcard(fs, path):
-        entries = fs.glob(path, detail=True)
-    elif fs.isdir(path):
-        entries = fs.find(path, detail=True)
-    else:
-        entries = {path: fs.info(path)} if fs.exists(path) else {}
+    strict = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
+    try:
+        if _has_wildcard(fs, path):
+            entries = fs.glob(path, detail=True, **strict)
+        elif fs.isdir(path):
+            entries = fs.find(path, detail=True, **strict)
+        else:
+            entries = {path: fs.info(path)} if fs.exists(path) else {}
+    except FileNotFoundError:
+        entries = {}
+    except OSError as error:
+        raise InputError(f"--input {pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
     fixed = len(fixed_folder(pattern))
     found = [_info(fs, e) for e in map(functools.partial(_followed, fs), entries.values()) if e["type"] == "file"]
     return sorted(f for f in found if not any(p[:1] in ("_", ".") for p in f.uri[fixed:].split("/")))

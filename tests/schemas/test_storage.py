@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from schemas import storage
 from schemas.errors import InputError
@@ -87,6 +88,24 @@ def test_find_takes_files_folders_and_globs_and_leaves_out_hidden_ones(tmp_path:
     assert found("*/*.txt") == ["b/c.txt"]
     assert found("**/*.txt") == ["a.txt", "b/c.txt"]
     assert found("none*") == found("none") == []
+
+
+@pytest.mark.parametrize("pattern", ["", "**/*.txt"])
+def test_a_folder_that_cannot_be_listed_is_an_error_not_a_gap(
+    tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.txt").write_text("x")
+    real = LocalFileSystem.ls
+
+    def ls(self: LocalFileSystem, path: str, *args: object, **options: object) -> object:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(self, path, *args, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    with pytest.raises(InputError, match=r"closed cannot be listed: Permission denied"):
+        storage.find(str(tmp_path / pattern))
 
 
 @pytest.mark.parametrize(
