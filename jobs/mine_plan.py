@@ -105,6 +105,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
         base_version=base.version if base else 0,
         comparison=comparison,
         n_rows=len(rows),
+        alone=workers == 1,
         max_pairs=config.max_pairs or 0,
         groups=config.groups,
         keep_versions=config.keep_versions,

@@ -44,9 +44,9 @@ def row_bytes(dim: int) -> int:
     return 5 * dim + BYTES_PER_ROW
 
 
-def squares(blocks: list[RowBlock]) -> Iterator[Square]:
-    """Work items that cover each pair of blocks once: enough to share out, large enough to use a block often."""
-    side = min(max(len(blocks) // 8, 1), SQUARE)
+def squares(blocks: list[RowBlock], alone: bool) -> Iterator[Square]:
+    """Work items that cover each pair of blocks once: large, to use a block often, but enough for several workers."""
+    side = SQUARE if alone else min(max(len(blocks) // 8, 1), SQUARE)
     runs = [tuple(blocks[i : i + side]) for i in range(0, len(blocks), side)]
     return itertools.starmap(Square, itertools.combinations_with_replacement(runs, 2))
 

@@ -74,7 +74,7 @@ def _blocks(plan: MinePlan) -> list[RowBlock]:
 
 
 def _squares(plan: MinePlan) -> Iterator[Any]:
-    return squares(_blocks(plan))
+    return squares(_blocks(plan), plan.alone)
 
 
 def _old_parts(plan: MinePlan) -> list[int]:

@@ -47,6 +47,7 @@ class MinePlan:
     base_version: int  # 0 where nothing was published before
     comparison: Comparison
     n_rows: int
+    alone: bool  # one process does it all
     max_pairs: int
     groups: bool
     keep_versions: int

@@ -23,11 +23,11 @@ from transforms.publish_pairs import MinePlan, publish, write_range
 from transforms.row_blocks import RowBlock, Source, plan_blocks
 
 
-@given(st.integers(0, 70))
-def test_squares_cover_each_pair_of_blocks_once(blocks: int) -> None:
+@given(st.integers(0, 70), st.booleans())
+def test_squares_cover_each_pair_of_blocks_once(blocks: int, alone: bool) -> None:
     covered = [
         (a.number, b.number)
-        for square in squares(plan_blocks(blocks, 1))
+        for square in squares(plan_blocks(blocks, 1), alone)
         for a, b in itertools.product(square.rows, square.cols)
         if a.number <= b.number
     ]
