@@ -127,8 +127,13 @@ def threshold_for(sample: np.ndarray, n_rows: int, target_pairs: int, step: floa
 
 def _degrees(sample: np.ndarray, min_score: float) -> np.ndarray:
     """Of each row, the number of others at or above the threshold, `(m,)`."""
-    strips = (sample[top : top + 1024] @ sample.T >= np.float32(min_score) for top in range(0, len(sample), 1024))
-    return np.concatenate([strip.sum(axis=1) for strip in strips]) - 1.0
+
+    def strip(top: int) -> np.ndarray:
+        reached = sample[top : top + 1024] @ sample.T >= np.float32(min_score)
+        reached[np.arange(len(reached)), top + np.arange(len(reached))] = False  # itself, whatever float32 makes of it
+        return reached.sum(axis=1)
+
+    return np.concatenate([strip(top) for top in range(0, len(sample), 1024)]).astype(np.float64)
 
 
 def _upper_scores(sample: np.ndarray) -> np.ndarray:

@@ -347,6 +347,10 @@ def test_an_estimate_of_none_has_an_upper_bound():
     assert estimate.high == pytest.approx(3.7 * (1000 * 999) / (100 * 99 / 2) / 2, rel=0.05)
 
 
+def test_no_row_counts_as_its_own_pair_nor_as_less_than_none(clustered):
+    assert estimate_pairs(clustered[:500], 500, 1.0) == (0, 0, 0)
+
+
 def test_the_threshold_that_fits_lets_through_no_more_than_it_should(clustered):
     at = threshold_for(clustered[:2000], 6000, 5000)
     scores = np.triu(clustered @ clustered.T, 1)
