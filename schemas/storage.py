@@ -27,9 +27,16 @@ TEMPORARY = ".tmp-"
 DAY_SECONDS = 86_400
 
 
+class _StrictLocal(LocalFileSystem):
+    """fsspec leaves out folders that it may not list, and says nothing."""
+
+    def walk(self, path: str, *args: Any, **options: Any) -> Any:
+        return super().walk(path, *args, **options | {"on_error": "raise"})
+
+
 @functools.lru_cache(maxsize=64)
 def _filesystem(scheme: str) -> Any:
-    return fsspec.filesystem(scheme)
+    return _StrictLocal() if scheme == "file" else fsspec.filesystem(scheme)
 
 
 def resolve(uri: str) -> tuple[Any, str]:
@@ -143,15 +150,14 @@ def find(pattern: str) -> list[FileInfo]:
     """Files that a path, folder (with all below it) or glob names, by URI. Names starting with '.' or '_' below the
     pattern's fixed part are no data, as everywhere in this field.
 
-    Raises InputError for a folder that cannot be listed: fsspec would leave out what is in it and say nothing.
+    Raises InputError for a folder that cannot be listed.
     """
     fs, path = resolve(pattern)
-    strict = {"on_error": "raise"} if isinstance(fs, LocalFileSystem) else {}
     try:
         if _has_wildcard(fs, path):
-            entries = fs.glob(path, detail=True, **strict)
+            entries = fs.glob(path, detail=True)
         elif fs.isdir(path):
-            entries = fs.find(path, detail=True, **strict)
+            entries = fs.find(path, detail=True)
         else:
             entries = {path: fs.info(path)} if fs.exists(path) else {}
     except FileNotFoundError:
