@@ -24,7 +24,8 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
 
 
 PAIRS_SCHEMA = _schema(id_a=pa.string(), id_b=pa.string(), score=pa.float32())
-"""`id_a < id_b` by code points; the best pairs first, equal scores by `id_a`, then `id_b`, over all parts in order."""
+"""`id_a < id_b` by code points; the best pairs first, equal scores by `id_a`, then `id_b`, over all parts in order.
+Each pair once, where the input's ids are unique; rows of one id are no pair."""
 PAIRS_WITH_TEXT_SCHEMA = _schema(
     id_a=pa.string(), id_b=pa.string(), score=pa.float32(), text_a=pa.string(), text_b=pa.string()
 )

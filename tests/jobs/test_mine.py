@@ -535,6 +535,10 @@ def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Pat
         before = run(old, *flags)
         found = run(new, 0.8, "--previous", before.output)
         assert found.status == 2 and message in found.stderr and found.stderr.count("\n") == 1
+    other = FINGERPRINT.__class__(**FINGERPRINT.__dict__ | {"pooling": "cls"})
+    before = run(write_dataset(tmp_path / "other", clustered(100), fingerprint=other), 0.8)
+    found = run(new, 0.8, "--previous", before.output)
+    assert found.status == 2 and "its model is another: pooling: 'cls' -> 'mean'" in found.stderr
     found = run(new, 0.8, "--previous", old)
     assert found.status == 2 and "is a dataset of embeddings" in found.stderr
 
