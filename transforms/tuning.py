@@ -12,8 +12,9 @@ from transforms.threads import in_threads
 
 PREFIXES = (64, 96, 128, 192)
 SAMPLE_ROWS = 8192
-"""Rows a sample should have: a quarter to measure on, the others for the axes."""
-MEASURE_ROWS = 2048
+"""Rows a sample should have, for the estimates."""
+MEASURE_ROWS, FIT_ROWS = 1024, 4096
+"""Of the sample, rows to measure candidates on, and rows to fit with in all: more would cost more than it gains."""
 COLD = 2.5
 """Rows to be scored come from all over a block, a few hundred a tile: so much slower than the same few in a cache."""
 Z95 = 1.96
@@ -33,7 +34,7 @@ def fit_filter(
 
 def _fit(sample: np.ndarray, min_score: float | None, top_k: int, n_rows: int, seed: int) -> Filter:
     """On one thread, as tiles are."""
-    sample = np.random.default_rng(seed).permutation(sample)
+    sample = np.random.default_rng(seed).permutation(sample)[:FIT_ROWS]
     measured = sample[: min(MEASURE_ROWS, max(len(sample) // 4, 64))]
     axes = principal_axes(sample[len(measured) :] if len(sample) > 2 * len(measured) else sample)
     dims = sample.shape[1]
