@@ -11,10 +11,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    StandardOptions,
+    TestOptions,
+)
 from apache_beam.runners import create_runner
 from tqdm import tqdm
 
@@ -31,14 +37,34 @@ class _Parser(argparse.ArgumentParser):
         raise InputError(message)
 
 
+class _Switch(argparse.Action):
+    """`--fresh`, and `--fresh=true`: templates and schedulers give every flag a value."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(
+            option_strings,
+            dest,
+            nargs="?",
+            const="true",
+            default=False,
+            choices=["true", "false"],
+            help=options.get("help"),
+        )
+
+    def __call__(self, _: Any, namespace: argparse.Namespace, value: Any, __: str | None = None) -> None:
+        setattr(namespace, self.dest, value == "true")
+
+
 def parser(name: str, description: str) -> argparse.ArgumentParser:
-    return _Parser(
+    own = _Parser(
         prog=f"python -m jobs.{name}",
         description=description,
         allow_abbrev=False,
         epilog="Every Apache Beam flag is passed on: --runner, --job_endpoint, --project, …",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    own.register("action", "store_true", _Switch)
+    return own
 
 
 def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, PipelineOptions]:
@@ -99,11 +125,25 @@ def local_workers(options: PipelineOptions) -> int:
     return max(1, direct.direct_num_workers) if direct.direct_running_mode == "multi_processing" else 1
 
 
-def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> None:
-    """Builds and runs to the end. Raises RunFailed where a step did."""
+class Submitted(NamedTuple):
+    """A pipeline that goes on without this process, and publishes by itself."""
+
+    job: str  # the engine's id of it, or where its template is; empty after a dry run
+    line: str
+
+
+def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> Submitted | None:
+    """Builds and runs to the end; on Dataflow, or with Beam's `--no_wait_until_finish`, submits only.
+
+    Raises:
+        RunFailed: a step did.
+    """
     try:
+        standard = options.view_as(StandardOptions)
+        standard.no_wait_until_finish = submits_only(options)
         with beam.Pipeline(runner=runner_of(options), options=options) as pipeline:
             build(pipeline)
+        return _submitted(pipeline.result, options) if standard.no_wait_until_finish else None
     except (RunFailed, InputError) as error:
         raise type(error)(str(error).split(" [while running '", 1)[0]) from None
     except Exception as error:  # a runner in another process sends the text alone
@@ -111,6 +151,24 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
         if "RunFailed: " not in text:
             raise
         raise RunFailed(text.rsplit("RunFailed: ", 1)[1].split("\n", 1)[0].split(" [while running", 1)[0]) from None
+
+
+def submits_only(options: PipelineOptions) -> bool:
+    """Whether the pipeline goes on when this process has ended. A run on Dataflow may take a day, and the launcher of a
+    Flex Template must not wait for it."""
+    standard = options.view_as(StandardOptions)
+    remote = (standard.runner or "").rsplit(".", 1)[-1].lower() in ("dataflow", "dataflowrunner")
+    return remote or (standard.no_wait_until_finish and not runs_here(options))
+
+
+def _submitted(result: Any, options: PipelineOptions) -> Submitted:
+    if options.view_as(TestOptions).dry_run:
+        return Submitted("", "dry run: the pipeline can be submitted, nothing was")
+    if template := options.view_as(GoogleCloudOptions).template_location:
+        return Submitted(template, f"template written: {template}")
+    job = str(result.job_id() if hasattr(result, "job_id") else getattr(result, "_job_id", ""))
+    # The words by which Airflow's Beam operators find the job.
+    return Submitted(job, f"Created job with id: [{job}]; the pipeline publishes when it is done")
 
 
 def main(job: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None, on_interrupt: str) -> int:
@@ -166,6 +224,13 @@ def put_result(summary: dict[str, Any], text: str, as_json: bool) -> None:
 
 def _embedded(done: Progress, seconds: float) -> tuple[int, str]:
     return done.input_bytes, f"{done.rows:,} rows, {done.tokens / seconds:,.0f} tokens/s"
+
+
+def put_submitted(submitted: Submitted, output: str, as_json: bool) -> None:
+    """What there is to say of a run that goes on elsewhere."""
+    say(submitted.line)
+    found = {"output": output, "submitted": submitted.job}
+    put_result(found, f"{output}: {submitted.job or 'not'} submitted", as_json)
 
 
 @contextlib.contextmanager

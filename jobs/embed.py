@@ -16,7 +16,7 @@ import apache_beam as beam
 from jobs import cli
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import estimate, sample_rows
-from schemas.errors import InputError
+from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.device import choose_device
 from transforms.encode import EncodeTexts
@@ -95,7 +95,14 @@ def arguments() -> argparse.ArgumentParser:
     """Every flag of the job."""
     own = cli.parser("embed", DESCRIPTION)
     add = own.add_argument
-    add("--input", nargs="+", required=True, metavar="GLOB", help="files, folders or globs of text shards")
+    add(
+        "--input",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="GLOB",
+        help="files, folders or globs of text shards",
+    )
     add("--output", required=True, metavar="DIR", help="folder of the dataset; an earlier output is brought up to date")
     add(
         "--format",
@@ -171,11 +178,13 @@ def run(argv: Sequence[str] | None) -> None:
         return
     finish_removals(config.output)
     with cli.progress_bar(plan.input_bytes):
-        cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
+        submitted = cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
+    if submitted:
+        cli.put_submitted(submitted, config.output, args.json)
+        return
     manifest = newest_manifest(config.output)
     if manifest is None:
-        cli.say("submitted; the pipeline publishes when it is done")
-        return
+        raise RunFailed(f"{config.output}: the pipeline ended and published nothing; see the runner's log")
     summary = summarize(config, manifest, plan)
     cli.put_result(summary, _summary_text(summary), args.json)
 

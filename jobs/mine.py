@@ -14,6 +14,7 @@ from typing import Any
 
 from jobs import cli
 from jobs.mine_plan import MineConfig, describe, make_plan
+from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.mine import MineDataset
 from transforms.progress import Progress
@@ -50,11 +51,13 @@ def run(argv: Sequence[str] | None) -> None:
     cli.say(describe(plan, choice))
     if not answered(plan):
         with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared):
-            cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
+            submitted = cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
+        if submitted:
+            cli.put_submitted(submitted, config.output, args.json)
+            return
     manifest = newest_manifest(config.output)
     if manifest is None:
-        cli.say("submitted; the pipeline publishes when it is done")
-        return
+        raise RunFailed(f"{config.output}: the pipeline ended and published nothing; see the runner's log")
     summary = summarize(manifest, plan)
     cli.put_result(summary, _summary_text(summary), args.json)
 

@@ -345,3 +345,10 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(
         cli.PROGRESS.add(rows=7, tokens=100, input_bytes=250)
         time.sleep(0.3)
     assert "25% 7 rows, " in capsys.readouterr().err
+
+
+def test_switches_and_inputs_may_be_given_as_templates_and_schedulers_give_them(run: Run, source: Path) -> None:
+    (source.parent / "b.txt").write_text("a third\n")
+    found = run(source, f"--input={source.parent / 'b.txt'}", "--fresh=true", "--json=false")
+    assert sorted(found.texts.values()) == ["a third", "another", "one row"]
+    assert "rows in 3" in found.stdout
