@@ -18,7 +18,8 @@ from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.mine import MineDataset
 from transforms.progress import Progress
-from transforms.publish_pairs import HISTOGRAM_BINS, MinePlan, answered
+from transforms.publish_found import HISTOGRAM_BINS, answered
+from transforms.publish_pairs import MinePlan
 
 DESCRIPTION = __doc__.split("\n", 1)[0]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.found_plan import WORK_VERSION, check_min_score, check_numbers, open_embeddings, rows_digest
 from schemas import storage
 from schemas.dataset import Dataset, open_dataset
 from schemas.errors import InputError
@@ -16,20 +17,14 @@ from schemas.pairs import KIND, WORK_FOLDER
 from schemas.splits import digest
 from transforms.bounds import Filter, int8_filter
 from transforms.carry_over import Previous
-from transforms.compare import HELD_BLOCKS, row_bytes
 from transforms.device import choose_device, cpu_threads
 from transforms.duplicate_texts import Limits
 from transforms.expand import MOST_PAIRS, Comparison
 from transforms.inputs import check_output
+from transforms.loaded_blocks import block_rows
 from transforms.publish_pairs import MinePlan
 from transforms.row_blocks import Rows, Source, unit_sample
 from transforms.tuning import SAMPLE_ROWS, Estimate, estimate_pairs, fit_filter, threshold_for
-
-WORK_VERSION = 1
-"""Raise it when files of work in progress change: a run never goes on with those of another version."""
-MOST_BLOCK_ROWS, LEAST_BLOCK_ROWS = 65_536, 1024
-SHARED_BLOCKS = 8
-"""Blocks at least, where several workers share the work: 36 pairs of blocks."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +47,8 @@ class MineConfig:
     def __post_init__(self) -> None:
         if not self.input or not self.output:
             raise InputError("--input and --output: an empty name ('.' is the folder that you are in)")
-        if not 0 < self.min_score <= 1:
-            raise InputError(f"--min_score {self.min_score}: a cosine above 0 and up to 1")
-        for name in ("top_k", "max_pairs", "memory_mb", "keep_versions"):
-            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
-                raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
+        check_min_score(self.min_score)
+        check_numbers(self, "top_k", "max_pairs", "memory_mb", "keep_versions")
 
 
 def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
@@ -69,7 +61,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
             or more pairs than anybody wants.
     """
     started = time.time()
-    dataset = _open(config.input)
+    dataset = open_embeddings("--input", config.input)
     check_output(config.output, [config.input], [], KIND)
     if workers:
         choose_device(config.device)
@@ -82,15 +74,13 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
         estimate = _estimate(config, sample, units, len(rows))
     base = newest_manifest(config.output)
     options = _recorded_options(config, dataset)
-    block_rows = _block_rows(config, dataset, len(rows), workers)
+    each = block_rows(config.memory_mb, dataset.manifest.fingerprint.dim, len(rows), workers)
     previous = _previous(config, dataset)
     comparison = Comparison(
         source=Source.of(dataset),
-        work=storage.join(
-            config.output, WORK_FOLDER, digest(options, block_rows, previous and previous.pairs, WORK_VERSION)
-        ),
+        work=storage.join(config.output, WORK_FOLDER, digest(options, each, previous and previous.pairs, WORK_VERSION)),
         min_score=config.min_score,
-        block_rows=block_rows,
+        block_rows=each,
         limits=Limits(config.top_k or 0, 0 if config.top_k else config.max_pairs or 0),
         expand=config.duplicates == "expand",
         with_text=config.with_text,
@@ -124,20 +114,6 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
     return plan, choice
 
 
-def _open(uri: str) -> Dataset:
-    dataset = open_dataset(uri)
-    manifest = dataset.manifest
-    if manifest.kind != "embeddings":
-        raise InputError(f"--input {uri}: is a dataset of {manifest.kind}; name one that jobs.embed published")
-    model = manifest.fingerprint
-    if model.similarity != "cosine" and not (model.similarity == "dot" and model.normalized):
-        raise InputError(
-            f"--input {uri}: its model {model.name} is compared by '{model.similarity}', and pairs are found by "
-            "cosine; embed it with --normalize true"
-        )
-    return dataset
-
-
 def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
     """The earlier run to build on. Raises InputError where its pairs are not all that old rows have."""
     if not config.previous:
@@ -163,18 +139,7 @@ def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
 def _recorded_options(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
     """What decides which pairs there are: the question, and the rows that it is asked of."""
     asked = ("min_score", "top_k", "max_pairs", "duplicates", "with_text", "groups")
-    manifest = dataset.manifest
-    parts = [[part.name, part.checksum] for part in manifest.parts]
-    return {name: getattr(config, name) for name in asked} | {"rows": digest(parts, manifest.fingerprint.digest)}
-
-
-def _block_rows(config: MineConfig, dataset: Dataset, n_rows: int, workers: int) -> int:
-    """Rows of a block: as many as memory holds, with one more being prepared, and enough blocks to share out."""
-    each = row_bytes(dataset.manifest.fingerprint.dim) * (HELD_BLOCKS + 1)
-    held = min((config.memory_mb << 20) // each, MOST_BLOCK_ROWS)
-    if workers != 1:
-        held = min(held, -(-n_rows // SHARED_BLOCKS))
-    return max(held, LEAST_BLOCK_ROWS)
+    return {name: getattr(config, name) for name in asked} | {"rows": rows_digest(dataset)}
 
 
 def _estimate(config: MineConfig, sample: pa.Table, units: np.ndarray, n_rows: int) -> Estimate:

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
-from transforms.pair_files import PairFile, open_work, put_tables, settle, settled
+from transforms.pair_files import score_bins
+from transforms.sorted_files import PairFile, open_work, put_tables, settle, settled
 
 BOUND_COLUMNS = ["row", "score", "partner"]
 
@@ -62,7 +63,7 @@ def keep_best(file: PairFile, work: str) -> list[PairFile]:
     bounds = pa.concat_tables(_read(work, f"bounds-{block}.parquet") for block in file.blocks).sort_by("row")
     pairs = _read(work, file.name)
     kept = pairs.filter(pc.or_(_within(pairs, "a", "b", bounds), _within(pairs, "b", "a", bounds)))
-    files = [put_tables(work, name, _in_row_groups(kept), file.blocks)] if kept.num_rows else []
+    files = [put_tables(work, name, _in_row_groups(kept), file.blocks, score_bins)] if kept.num_rows else []
     return settle(work, name, files)
 
 

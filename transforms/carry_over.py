@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from schemas import storage
 from schemas.dataset import Dataset
 from schemas.pairs import DUPLICATES_FOLDER, read_table
-from transforms.pair_files import FoundPairs, PairFile, settle, settled, write_pairs
+from transforms.pair_files import FoundPairs, write_pairs
 from transforms.row_blocks import Rows, Source, rows_of
+from transforms.sorted_files import PairFile, settle, settled
 
 
 class Previous(NamedTuple):

@@ -1,54 +1,30 @@
 """Pairs of row blocks -> sorted files of their pairs: the work of mining."""
 
 import dataclasses
+import functools
 import itertools
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
-from schemas.errors import RunFailed
-from transforms.bounds import Filter, prepare
+from transforms.bounds import Filter
 from transforms.device import choose_device
 from transforms.duplicate_texts import DuplicateGroups, load_groups
-from transforms.expand import Comparison, LoadedBlock, expanded, pairs_of_equal_texts, portions
-from transforms.pair_files import BINS, FoundPairs, PairFile, bins_of, settle, settled, write_pairs
+from transforms.expand import Comparison, expanded, pairs_of_equal_texts, portions
+from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, LoadedBlock, Rectangle, load_rows
+from transforms.pair_files import BINS, FoundPairs, bins_of, write_pairs
 from transforms.progress import PROGRESS
-from transforms.row_blocks import RowBlock, bad_ids, rows_of
+from transforms.row_blocks import RowBlock, rows_of
 from transforms.similarity import DEVICE_TILE, TILE, Pairs, pairs_in_blocks, tiles
+from transforms.sorted_files import PairFile, settle, settled
 
 FILE_PAIRS = 1 << 20
 """Pairs that are held before they go to a file."""
-SQUARE = 4
-"""Blocks a side of the largest work item: 16 comparisons that load 8 blocks."""
-HELD_BLOCKS = SQUARE + 1
-BYTES_PER_ROW = 300
-"""Of a prepared row beside its vector: id, text, numbers."""
-
-
-class Square(NamedTuple):
-    """A work item: each of these blocks against each of those, once where they are the same."""
-
-    rows: tuple[RowBlock, ...]
-    cols: tuple[RowBlock, ...]
-
-
-def row_bytes(dim: int) -> int:
-    """Memory of a row that is ready to be compared, and about what preparing it takes."""
-    return 5 * dim + BYTES_PER_ROW
-
-
-def squares(blocks: list[RowBlock], alone: bool) -> Iterator[Square]:
-    """Work items that cover each pair of blocks once: large, to use a block often, but enough for several workers."""
-    side = SQUARE if alone else min(max(len(blocks) // 8, 1), SQUARE)
-    runs = [tuple(blocks[i : i + side]) for i in range(0, len(blocks), side)]
-    return itertools.starmap(Square, itertools.combinations_with_replacement(runs, 2))
 
 
 def load_block(
@@ -64,15 +40,7 @@ def load_block(
         kept &= (job.previous.is_old(rows, numbers) & ~np.isin(numbers, groups.fresh)) == old
     if not kept.any():
         return None
-    table = rows.read(block.start, block.stop, ["id", "text"] if job.with_text else ["id"])
-    vectors = rows.vectors(block.start, block.stop)
-    table, vectors = (table, vectors) if kept.all() else (table.filter(pa.array(kept)), vectors[kept])
-    try:
-        prepared = prepare(vectors, filter, job.device, job.threads)
-    except ValueError as error:
-        raise RunFailed(bad_ids(vectors, table.column("id")) or str(error)) from None
-    texts = table.column("text").combine_chunks() if job.with_text else None
-    return LoadedBlock(numbers[kept], prepared, table.column("id").combine_chunks(), texts)
+    return load_rows(job.source, block, filter, job.device, job.threads, job.with_text, kept)
 
 
 class Floor:
@@ -103,19 +71,10 @@ class _Held:
     """What a process keeps from one item to the next: the last few blocks, and the floor."""
 
     def __init__(self, job: Comparison) -> None:
-        self.most = 2 * HELD_BLOCKS if job.previous else HELD_BLOCKS  # its old rows and its new ones
-        self.blocks: OrderedDict[tuple[int, bool], LoadedBlock | None] = OrderedDict()
+        most = 2 * HELD_BLOCKS if job.previous else HELD_BLOCKS  # its old rows and its new ones
+        self.blocks = LastUsed[LoadedBlock | None](most)
         self.floor = Floor(job.limits.max_pairs, job.min_score)
         self.lock = threading.Lock()
-
-    def block(self, block: RowBlock, old: bool, load: Callable[[RowBlock, bool], LoadedBlock | None]) -> Any:
-        key = block.number, old
-        if key not in self.blocks:
-            while len(self.blocks) >= self.most:
-                self.blocks.popitem(last=False)
-            self.blocks[key] = load(block, old)
-        self.blocks.move_to_end(key)
-        return self.blocks[key]
 
 
 def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: bool) -> Iterator[Pairs]:
@@ -166,7 +125,7 @@ def pairs_of(rows_a: int, rows_b: int, same: bool) -> int:
 
 @dataclasses.dataclass
 class ComparePairs(beam.PTransform):
-    """(squares: PCollection[Square], duplicates: PCollection[str], filter: PCollection[Filter])
+    """(squares: PCollection[Rectangle], duplicates: PCollection[str], filter: PCollection[Filter])
     -> PCollection[PairFile]
 
     No vector is shuffled: workers read those of both blocks from the parts, and keep the last few blocks.
@@ -190,7 +149,7 @@ class _CompareBlocks(beam.DoFn):
         self.job = dataclasses.replace(self.job, device=choose_device(self.job.device))
         self.held: _Held = self.shared.acquire(lambda: _Held(self.job))
 
-    def process(self, square: Square, duplicates: str, filter: Filter) -> Iterator[PairFile]:
+    def process(self, square: Rectangle, duplicates: str, filter: Filter) -> Iterator[PairFile]:
         groups = load_groups(duplicates)
         with self.held.lock:  # one item at a time in a process: it uses all its threads and all its memory
             for a, b in itertools.product(square.rows, square.cols):
@@ -224,7 +183,8 @@ class _CompareBlocks(beam.DoFn):
         """What is to be compared of two blocks: all, or new rows with new ones and with old ones."""
 
         def loaded(block: RowBlock, old: bool) -> LoadedBlock | None:
-            return self.held.block(block, old, lambda x, old: load_block(x, self.job, filter, groups, old))
+            load = functools.partial(load_block, block, self.job, filter, groups, old)
+            return self.held.blocks.get((block.number, old), load)
 
         sides = [(False, False)]
         if self.job.previous:

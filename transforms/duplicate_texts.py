@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from schemas import storage
 from transforms.carry_over import Previous, once_collapsed
-from transforms.pair_files import open_work
 from transforms.row_blocks import RowBlock, Source, rows_of
+from transforms.sorted_files import open_work
 
 BUCKETS = 64
 

@@ -2,15 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from schemas.errors import RunFailed
-from transforms.bounds import PreparedBlock
 from transforms.carry_over import Previous
 from transforms.duplicate_texts import DuplicateGroups, Limits, ragged_arange
+from transforms.loaded_blocks import LoadedBlock
 from transforms.pair_files import FoundPairs
 from transforms.row_blocks import RowBlock, Source
 from transforms.similarity import Pairs
@@ -34,15 +33,6 @@ class Comparison:
     device: str
     threads: int
     previous: Previous | None = None  # an earlier run, whose pairs are not compared again
-
-
-class LoadedBlock(NamedTuple):
-    """A block's rows but those that a representative stands for, ready to be compared."""
-
-    numbers: np.ndarray  # (n,) int64, of the dataset
-    prepared: PreparedBlock
-    ids: pa.Array
-    texts: pa.Array | None
 
 
 def portions(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> Iterator[Pairs]:

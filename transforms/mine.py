@@ -2,7 +2,7 @@
 
 import dataclasses
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -12,12 +12,15 @@ from schemas.errors import RunFailed
 from transforms.best_partners import KeepBestPartners
 from transforms.bounds import Filter
 from transforms.carry_over import carry_over
-from transforms.compare import ComparePairs, squares
+from transforms.compare import ComparePairs
 from transforms.duplicate_texts import FindDuplicates, groups_table, load_groups, save_groups
 from transforms.expand import MOST_PAIRS, Comparison, too_many
-from transforms.pair_files import PairFile, ScoreRange, plan_ranges
+from transforms.gather import Gather
+from transforms.loaded_blocks import squares
+from transforms.pair_files import ScoreRange, plan_ranges
 from transforms.publish_pairs import DUPLICATES_FILE, MinePlan, PairPart, publish, write_range
 from transforms.row_blocks import RowBlock, plan_blocks, rows_of
+from transforms.sorted_files import PairFile
 
 
 @dataclasses.dataclass
@@ -33,7 +36,7 @@ class MineDataset(beam.PTransform):
         filter = begin | "PackedFilter" >> beam.Create([pickle.dumps(self.filter)]) | beam.Map(pickle.loads)
         blocks = plan | "PlanBlocks" >> beam.FlatMap(_blocks) | "ShareBlocks" >> beam.Reshuffle()
         equal = blocks | FindDuplicates(job.source)
-        duplicates = (plan, equal) | "Duplicates" >> _Gather() | "SaveDuplicates" >> beam.MapTuple(_save_duplicates)
+        duplicates = (plan, equal) | "Duplicates" >> Gather() | "SaveDuplicates" >> beam.MapTuple(_save_duplicates)
         items = plan | "PlanSquares" >> beam.FlatMap(_squares) | "ShareSquares" >> beam.Reshuffle()
         files = {"squares": items, "duplicates": duplicates, "filter": filter} | ComparePairs(job)
         if job.previous:
@@ -43,30 +46,9 @@ class MineDataset(beam.PTransform):
         files = files | "PairFiles" >> beam.Reshuffle()
         if job.limits.top_k:
             files = files | KeepBestPartners(job.work, job.block_rows, job.limits.top_k)
-        ranges = (plan, files) | "Files" >> _Gather() | "PlanRanges" >> beam.FlatMapTuple(_ranges)
+        ranges = (plan, files) | "Files" >> Gather() | "PlanRanges" >> beam.FlatMapTuple(_ranges)
         merged = ranges | "ShareRanges" >> beam.Reshuffle() | "MergeRange" >> beam.FlatMapTuple(write_range)
-        return (plan, merged) | "Parts" >> _Gather() | "PublishPairs" >> beam.MapTuple(_publish)
-
-
-class _Gather(beam.PTransform):
-    """(plan: PCollection[MinePlan], records: PCollection[T]) -> PCollection[(plan, [T, …])], one element even where
-    there are no records."""
-
-    def expand(self, inputs: Any) -> beam.PCollection:
-        keyed = [
-            pcoll | f"Key{n}" >> beam.Map(lambda record, n: (None, (n, record)), n) for n, pcoll in enumerate(inputs)
-        ]
-        return keyed | beam.Flatten() | beam.GroupByKey() | beam.MapTuple(_sorted_out)
-
-
-def _keyed(record: Any, n: int) -> tuple[None, tuple[int, Any]]:
-    return None, (n, record)
-
-
-def _sorted_out(_: None, records: Iterable[tuple[int, Any]]) -> tuple[MinePlan, list[Any]]:
-    held = list(records)
-    (plan,) = [record for n, record in held if n == 0]
-    return plan, [record for n, record in held if n == 1]
+        return (plan, merged) | "Parts" >> Gather() | "PublishPairs" >> beam.MapTuple(_publish)
 
 
 def _blocks(plan: MinePlan) -> list[RowBlock]:

@@ -1,38 +1,24 @@
-"""Sorted files of pairs on their way: written by the comparisons, read by ranges of the score. No Beam.
+"""Pairs on their way, as numbers and in files, and ranges of their score. No Beam.
 
-A file's pairs are in the final order: best first, equal scores by `id_a`, then `id_b`.
+A file's pairs are in the final order of mining: best first, equal scores by `id_a`, then `id_b`.
 """
 
-import bisect
-import contextlib
 import dataclasses
-import hashlib
-import io
-import json
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas import storage
 from schemas.errors import RunFailed
+from transforms.sorted_files import PairFile, Span, merge_files, put_tables
 
+BEST_FIRST = (("score", "descending"), ("id_a", "ascending"), ("id_b", "ascending"))
 BINS = 1024
 """Of the score axis from 0 to 1. Their edges are float32 numbers, so that a range holds the same pairs everywhere."""
 ROW_GROUP_PAIRS = 1 << 14
 RANGE_PAIRS = 1 << 20
-
-
-class PairFile(NamedTuple):
-    """A pair file that is there."""
-
-    name: str
-    pairs: int
-    bins: tuple[tuple[int, int], ...]  # (bin, pairs), of those that have some
-    blocks: tuple[int, ...]  # numbers of the blocks that its rows are of
 
 
 class ScoreRange(NamedTuple):
@@ -69,7 +55,7 @@ class FoundPairs:
     def in_order(self, limit: int = 0) -> "FoundPairs":
         """Best first, each with the smaller id first; without pairs of one id; the best `limit` where that is set."""
         used, places = np.unique(np.concatenate([self.ids_a, self.ids_b]), return_inverse=True)
-        ranks = _ranks(self.ids.take(pa.array(used)))[places]
+        ranks = ranks_of(self.ids.take(pa.array(used)))[places]
         rank_a, rank_b = np.split(ranks, 2)
         swap = rank_a > rank_b
         low, high = np.where(swap, rank_b, rank_a), np.where(swap, rank_a, rank_b)
@@ -101,7 +87,7 @@ class FoundPairs:
             yield pa.table(columns)
 
 
-def _ranks(ids: pa.Array) -> np.ndarray:
+def ranks_of(ids: pa.Array) -> np.ndarray:
     """Each id's place in the order of ids; equal ones have one."""
     order = pc.sort_indices(ids).to_numpy()
     ordered = ids.take(pa.array(order))
@@ -118,50 +104,14 @@ def bins_of(scores: np.ndarray) -> np.ndarray:
     return np.clip((scores * np.float32(BINS)).astype(np.int64), 0, BINS - 1)
 
 
+def score_bins(table: pa.Table) -> np.ndarray:
+    return bins_of(table.column("score").to_numpy())
+
+
 def write_pairs(folder: str, name: str, pairs: FoundPairs, block_rows: int) -> PairFile:
-    """Puts pairs that are in order into a file. Its name ends in a digest of it, so that attempts which found pairs in
-    other portions do not meet."""
+    """Puts pairs that are in order into a file."""
     blocks = np.unique(np.concatenate([pairs.rows_a, pairs.rows_b]) // block_rows)
-    return put_tables(folder, name, pairs.tables(), tuple(blocks.tolist()))
-
-
-def put_tables(folder: str, name: str, tables: Iterator[pa.Table], blocks: tuple[int, ...]) -> PairFile:
-    sink, counts, pairs = io.BytesIO(), np.zeros(BINS, dtype=np.int64), 0
-    with contextlib.ExitStack() as stack:
-        writer = None
-        for table in tables:
-            if writer is None:
-                options = {"compression": "zstd", "compression_level": 1, "write_page_checksum": True}
-                writer = stack.enter_context(pq.ParquetWriter(sink, table.schema, **options))
-            writer.write_table(table)
-            counts += np.bincount(bins_of(table.column("score").to_numpy()), minlength=BINS)
-            pairs += table.num_rows
-    data = sink.getvalue()
-    name = f"{name}-{hashlib.blake2b(data, digest_size=8).hexdigest()}.parquet"
-    storage.create(storage.join(folder, name), data)
-    return PairFile(name, pairs, tuple((int(b), int(counts[b])) for b in np.flatnonzero(counts)), blocks)
-
-
-def settle(folder: str, name: str, files: Sequence[PairFile]) -> list[PairFile]:
-    """Says that these files are what `name` came to, unless another attempt was first: then its files are."""
-    storage.create(_index(folder, name), json.dumps(files).encode())
-    found = settled(folder, name)
-    if found is None:
-        raise RunFailed(f"{_index(folder, name)}: gone, as a run beside this one published and cleaned up; run again")
-    return found
-
-
-def settled(folder: str, name: str) -> list[PairFile] | None:
-    """The files that an earlier attempt, perhaps of a run that was killed, has settled; None where none has."""
-    try:
-        said = json.loads(storage.read_bytes(_index(folder, name)))
-    except FileNotFoundError:
-        return None
-    return [PairFile(file, n, tuple((b, c) for b, c in bins), tuple(blocks)) for file, n, bins, blocks in said]
-
-
-def _index(folder: str, name: str) -> str:
-    return storage.join(folder, f"{name}.json")
+    return put_tables(folder, name, pairs.tables(), tuple(blocks.tolist()), score_bins)
 
 
 def histogram_of(files: Sequence[PairFile]) -> np.ndarray:
@@ -196,59 +146,14 @@ def plan_ranges(files: Sequence[PairFile], max_pairs: int = 0, range_pairs: int 
 
 
 def merge_range(folder: str, wanted: ScoreRange) -> Iterator[pa.Table]:
-    """The range's pairs in order, in tables of any size.
-
-    Of each file a row group at a time is in memory, so that one score that very many pairs have does no harm.
-    """
-    cursors = [_Cursor(storage.join(folder, name), wanted) for name in wanted.files]
+    """The range's pairs in order, in tables of any size."""
+    low, high = wanted.low / BINS if wanted.low else -2, wanted.high / BINS if wanted.high < BINS else 2
     left = wanted.pairs
-    while left and (cursors := [c for c in cursors if c.fill()]):
-        limits = [c.key(c.table.num_rows - 1) for c in cursors if c.groups]
-        taken = pa.concat_tables([c.take_up_to(min(limits) if limits else None) for c in cursors])
-        taken = taken.sort_by([("score", "descending"), ("id_a", "ascending"), ("id_b", "ascending")]).slice(0, left)
+    for table in merge_files(folder, wanted.files, Span("score", np.float32(low), np.float32(high)), BEST_FIRST):
+        taken = table.slice(0, left)
         left -= taken.num_rows
         yield taken
+        if not left:
+            break
     if left:
         raise RunFailed(f"{folder}: {left} pairs are missing that were there; nothing is published, run again")
-
-
-class _Cursor:
-    """A pair file, read forward within a range."""
-
-    def __init__(self, uri: str, wanted: ScoreRange) -> None:
-        self.uri = uri
-        self.low = np.float32(wanted.low / BINS)
-        self.high = np.float32(wanted.high / BINS if wanted.high < BINS else 2)
-        with open_work(uri) as file:
-            metadata = pq.read_metadata(file)
-        place = metadata.schema.to_arrow_schema().get_field_index("score")
-        stats = [metadata.row_group(g).column(place).statistics for g in range(metadata.num_row_groups)]
-        self.groups = [g for g, s in enumerate(stats) if s and s.max >= self.low and s.min < self.high]
-        self.table: pa.Table = pa.table({})
-
-    def fill(self) -> bool:
-        """Reads on where nothing is left in memory; whether there is anything."""
-        while not self.table.num_rows and self.groups:
-            with open_work(self.uri) as file:
-                table = pq.ParquetFile(file, page_checksum_verification=True).read_row_group(self.groups.pop(0))
-            scores = table.column("score").to_numpy()
-            self.table = table.filter(pa.array((scores >= self.low) & (scores < self.high)))
-        return self.table.num_rows > 0
-
-    def key(self, row: int) -> tuple[float, str, str]:
-        return (-self.table["score"][row].as_py(), self.table["id_a"][row].as_py(), self.table["id_b"][row].as_py())
-
-    def take_up_to(self, last: tuple[float, str, str] | None) -> pa.Table:
-        """What is in memory up to a key, the key included."""
-        n = self.table.num_rows
-        stop = n if last is None else bisect.bisect_right(range(n), last, key=self.key)
-        taken, self.table = self.table.slice(0, stop), self.table.slice(stop)
-        return taken
-
-
-def open_work(uri: str) -> BinaryIO:
-    """A file of work in progress. Raises RunFailed where a run beside this one has published and cleaned up."""
-    try:
-        return storage.open_read(uri)
-    except FileNotFoundError:
-        raise RunFailed(f"{uri}: gone, as a run beside this one published and cleaned up; run again") from None

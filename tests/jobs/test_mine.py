@@ -488,7 +488,7 @@ def test_with_an_earlier_output_only_new_rows_are_compared_and_the_result_is_the
     kept = flags if "collapse" in flags else []
     before = run(old, 0.7, *kept)
     full = run(new, 0.8, "--with_text", "--groups", *flags)
-    monkeypatch.setattr("jobs.mine_plan.LEAST_BLOCK_ROWS", 250)
+    monkeypatch.setattr("transforms.loaded_blocks.LEAST_BLOCK_ROWS", 250)
     again = run(new, 0.8, "--with_text", "--groups", *flags, "--memory_mb", 1, "--previous", before.output)
     assert "5 blocks" in again.stderr
     assert len(full.scores) > 500

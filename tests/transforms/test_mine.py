@@ -14,9 +14,10 @@ from schemas.dataset import open_dataset
 from schemas.pairs import PAIRS_SCHEMA
 from tests.datasets import clustered, write_dataset
 from transforms.bounds import int8_filter
-from transforms.compare import Floor, _Held, compare, load_block, squares
+from transforms.compare import Floor, compare, load_block
 from transforms.duplicate_texts import DuplicateGroups, Limits, equal_texts, groups_table, hash_texts, save_groups
-from transforms.expand import Comparison, LoadedBlock, expanded, portions
+from transforms.expand import Comparison, expanded, portions
+from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, squares
 from transforms.pair_files import plan_ranges, write_pairs
 from transforms.progress import PROGRESS
 from transforms.publish_pairs import MinePlan, publish, write_range
@@ -114,18 +115,16 @@ def test_the_bar_ends_at_all_pairs(tmp_path: Path) -> None:
     assert PROGRESS.pairs - before == len(block.numbers) * (len(block.numbers) - 1) // 2
 
 
-def test_a_process_holds_the_last_few_blocks_only(tmp_path: Path) -> None:
-    job, groups, *_ = job_of(tmp_path)
-    held, loads = _Held(job), []
+def test_a_process_holds_the_last_few_blocks_only() -> None:
+    held, loads = LastUsed[int](HELD_BLOCKS), []
 
-    def load(block: RowBlock, old: bool) -> LoadedBlock | None:
-        loads.append(block.number)
-        return load_block(block, job, int8_filter(16), groups, old)
+    def load() -> int:
+        loads.append(number)
+        return number
 
-    blocks = plan_blocks(70, 10)
     for number in (0, 1, 2, 3, 4, 0, 5, 0, 1, 6, 0):
-        held.block(blocks[number], False, load)
-        assert len(held.blocks) <= 5
+        assert held.get(number, load) == number
+        assert len(held.held) <= 5
     assert loads == [0, 1, 2, 3, 4, 5, 1, 6]
 
 

@@ -13,15 +13,13 @@ from transforms import pair_files
 from transforms.pair_files import (
     BINS,
     FoundPairs,
-    PairFile,
     bins_of,
     histogram_of,
     merge_range,
     plan_ranges,
-    settle,
-    settled,
     write_pairs,
 )
+from transforms.sorted_files import PairFile, settle, settled
 
 Pair = tuple[int, int, float]
 IDS = [f"{i:x}é" for i in range(40)]

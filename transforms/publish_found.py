@@ -1,0 +1,121 @@
+"""What jobs that find pairs of rows settle, cut into parts and publish alike."""
+
+import dataclasses
+import datetime
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from schemas import storage
+from schemas.manifest import Counts, Manifest, PartEntry, newest_manifest
+from schemas.model import ModelFingerprint
+from schemas.pairs import WORK_FOLDER
+from transforms.publish import clean_up, put_version
+
+HISTOGRAM_BINS = 20
+BEST_PAIRS = 10
+SHORT_TEXT = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FoundPlan:
+    """What was settled before the first pair was compared."""
+
+    output: str
+    run: str  # token of this run
+    started: float  # seconds since the epoch
+    base_version: int  # 0 where nothing was published before
+    alone: bool  # one process does it all
+    keep_versions: int
+    fingerprint: ModelFingerprint
+    options: dict[str, Any]  # what decides which pairs there are, for the record
+    details: dict[str, Any]  # what else is worth knowing
+
+
+def parts_of(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `most`, the last of fewer: of a size that follows from the rows alone."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(t.num_rows for t in held) >= most:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, most)
+            held = [whole.slice(most)]
+    if any(t.num_rows for t in held):
+        yield pa.concat_tables(held)
+
+
+def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table's columns of these names, as the schema has them."""
+    return pa.Table.from_arrays([table.column(name).combine_chunks() for name in schema.names], schema=schema)
+
+
+def histogram_of_scores(scores: np.ndarray) -> tuple[int, ...]:
+    """Pairs in `HISTOGRAM_BINS` bins of the score from 0 to 1; those below 0 are in the first."""
+    edges = np.arange(HISTOGRAM_BINS + 1, dtype=np.float32) / HISTOGRAM_BINS
+    return tuple(np.histogram(np.maximum(scores, 0), edges)[0].tolist())
+
+
+def sum_of_histograms(histograms: Sequence[Sequence[int]]) -> list[int]:
+    return np.sum(histograms, axis=0).tolist() if histograms else [0] * HISTOGRAM_BINS
+
+
+def shortened(text: str) -> str:
+    text = " ".join(text[: 4 * SHORT_TEXT].split())
+    return text if len(text) <= SHORT_TEXT else text[: SHORT_TEXT - 1] + "…"
+
+
+def answered(plan: FoundPlan) -> bool:
+    """Whether the version that is published answers the same question about the same rows, and its files are there."""
+    base = newest_manifest(plan.output)
+    if base is None or base.options != plan.options:
+        return False
+    there = ((entry, storage.stat(storage.join(plan.output, entry.name))) for entry in base.files)
+    return all(info is not None and info.size == entry.size for entry, info in there)
+
+
+def publish_found(plan: FoundPlan, draft: Callable[[], Manifest]) -> Manifest:
+    """Publishes what was found, or leaves the base version where that is the same, and removes the work in progress.
+
+    Raises:
+        RunFailed: another run published meanwhile.
+    """
+    base = newest_manifest(plan.output)
+    if base and base.run == plan.run:  # this step, tried again
+        return base
+    manifest = draft()
+    if base and base.version == plan.base_version and manifest.same_data(base):
+        manifest = base
+    else:
+        put_version(plan.output, manifest)
+    storage.replace(storage.join(plan.output, "_SUCCESS"), b"")
+    clean_up(plan.output, plan.keep_versions, plan.started)
+    storage.remove_folder(storage.join(plan.output, WORK_FOLDER))
+    return manifest
+
+
+def draft_of(
+    plan: FoundPlan, kind: str, parts: Iterable[PartEntry], extras: Iterable[PartEntry], details: dict[str, Any]
+) -> Manifest:
+    return Manifest(
+        version=plan.base_version + 1,
+        parent=plan.base_version,
+        run=plan.run,
+        kind=kind,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        fingerprint=plan.fingerprint,
+        options=plan.options,
+        parts=tuple(parts),
+        rejects=(),
+        splits=(),
+        inputs=(),
+        counts=Counts(),
+        fidelity=None,
+        timings={"wall_seconds": round(time.time() - plan.started, 3)},
+        reused={},
+        details=plan.details | details,
+        extras=tuple(extras),
+    )
