@@ -2,6 +2,10 @@
 
 import pytest
 
+from tests.servers.fixtures import az, az_server, gs, gs_server, s3, s3_server
+
+__all__ = ["az", "az_server", "gs", "gs_server", "s3", "s3_server"]
+
 
 @pytest.fixture(scope="session")
 def bundled_model() -> str:
