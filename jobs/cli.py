@@ -24,6 +24,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners import create_runner
 from tqdm import tqdm
 
+from jobs.dataflow import on_dataflow
 from schemas.errors import InputError, RunFailed
 from transforms.progress import PROGRESS, Progress
 
@@ -156,9 +157,8 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
 def submits_only(options: PipelineOptions) -> bool:
     """Whether the pipeline goes on when this process has ended. A run on Dataflow may take a day, and the launcher of a
     Flex Template must not wait for it."""
-    standard = options.view_as(StandardOptions)
-    remote = (standard.runner or "").rsplit(".", 1)[-1].lower() in ("dataflow", "dataflowrunner")
-    return remote or (standard.no_wait_until_finish and not runs_here(options))
+    unwaited = options.view_as(StandardOptions).no_wait_until_finish and not runs_here(options)
+    return bool(on_dataflow(options) or unwaited)
 
 
 def _submitted(result: Any, options: PipelineOptions) -> Submitted:

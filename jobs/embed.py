@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.transforms.resources import parse_resource_hints
 
-from jobs import cli
+from jobs import cli, dataflow
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import estimate, sample_rows
 from schemas.errors import InputError, RunFailed
@@ -49,6 +50,8 @@ class EmbedConfig:
     keep_versions: int = 1
     fresh: bool = False
     encode_timeout_seconds: float = 600.0
+    encode_accelerator: str | None = None
+    encode_min_ram: str | None = None
 
     def __post_init__(self) -> None:
         if not all(self.input) or not self.output:
@@ -62,6 +65,10 @@ class EmbedConfig:
             raise InputError(f"--encode_timeout_seconds {self.encode_timeout_seconds}: must be more than 0")
         if not 0 <= self.max_error_rate <= 1:
             raise InputError(f"--max_error_rate {self.max_error_rate}: a share of the rows, from 0 to 1")
+        try:
+            parse_resource_hints(self.hints)
+        except ValueError as error:
+            raise InputError(f"--encode_accelerator or --encode_min_ram: {error}") from None
         if self.id_from == "text" and self.read.id_column:
             raise InputError("--id_from text and --id_column: ids come from one of them")
         twice = {"id", "text", "token_count", "truncated", "embedding"} & set(self.read.keep_columns)
@@ -69,6 +76,12 @@ class EmbedConfig:
             raise InputError(f"--keep_columns {sorted(twice)[0]}: the dataset has a column of that name already")
         if self.format == "text" and (self.read.id_column or self.read.keep_columns):
             raise InputError("--format text: a line of text has no columns for --id_column or --keep_columns")
+
+    @property
+    def hints(self) -> dict[str, str]:
+        """Resource hints for the encode step, as Beam names them."""
+        asked = {"accelerator": self.encode_accelerator, "min_ram": self.encode_min_ram}
+        return {name: value for name, value in asked.items() if value}
 
 
 def build(
@@ -84,7 +97,7 @@ def build(
         refused.append(found.rejects)
     if config.redistribute:
         missing = missing | "Redistribute" >> beam.Reshuffle()
-    encode = missing | EncodeTexts(model, config.encode, config.encode_timeout_seconds)
+    encode = missing | EncodeTexts(model, config.encode, config.encode_timeout_seconds, config.hints)
     written = encode.encoded | WriteParts(config.output, model.fingerprint, overwrite=config.fresh)
     rejects = (*refused, encode.rejects) | "AllRejects" >> beam.Flatten() | WriteRejects(config.output)
     parts = (*adopted, written) | "AllParts" >> beam.Flatten()
@@ -147,6 +160,8 @@ def arguments() -> argparse.ArgumentParser:
         default=600.0,
         help="a worker that finishes no batch for so long is hung",
     )
+    add("--encode_accelerator", metavar="TYPE", help="resource hint of the encode step alone: type:nvidia-l4;count:1;…")
+    add("--encode_min_ram", metavar="SIZE", help="resource hint of the encode step alone: 16GB")
     add("--plan", action="store_true", help="say what would be done and how long it would take; do nothing")
     add("--json", action="store_true", help="the summary as one JSON object on stdout")
     return own
@@ -167,6 +182,7 @@ def run(argv: Sequence[str] | None) -> None:
     args, options = cli.parse(arguments(), argv)
     config = config_of(args)
     model = resolve_model(config.encode)
+    dataflow.prepare(options, model)
     plan, blocks, why = make_plan(config, model)
     sample = sample_rows(plan, blocks)
     here = cli.runs_here(options) and plan.todo

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import cli
+from jobs import cli, dataflow
 from jobs.mine_plan import MineConfig, describe, make_plan
 from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
@@ -48,6 +48,7 @@ def run(argv: Sequence[str] | None) -> None:
     """The job. Raises InputError or RunFailed."""
     args, options = cli.parse(arguments(), argv)
     config = MineConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(MineConfig)})
+    dataflow.prepare(options)
     plan, choice = make_plan(config, cli.local_workers(options))
     cli.say(describe(plan, choice))
     if not answered(plan):

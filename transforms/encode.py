@@ -34,11 +34,13 @@ class EncodeTexts(beam.PTransform):
     model: ResolvedModel
     options: EncodeOptions
     timeout_seconds: float = 600.0  # without a finished batch, before the process counts as hung
+    hints: dict[str, str] = dataclasses.field(default_factory=dict)  # Beam's resource hints: accelerator, min_ram
 
     def expand(self, blocks: beam.PCollection) -> Any:
         encode = beam.ParDo(_EncodeBlock(self.model, self.options, self.timeout_seconds)).with_output_types(
             EncodedBlock
         )
+        encode = encode.with_resource_hints(**self.hints)
         return blocks | "EncodeBlock" >> encode.with_outputs("rejects", main="encoded")
 
 

