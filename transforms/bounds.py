@@ -30,6 +30,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from transforms.products import code_dtype
 from transforms.threads import in_threads
 
 GRID = 2.0**26
@@ -39,7 +40,7 @@ LONGEST = 1 + 1e-6
 SLACK = 3e-6
 CODE_SLACK = 1e-7
 REST_SLACK = 1e-11
-CHUNK_ROWS = 256
+CHUNK_ROWS = 512
 ROW_MULTIPLE, WIDTH_MULTIPLE = 32, 8
 """What int8 products on CUDA ask for; zero rows and columns of codes change no product."""
 
@@ -139,11 +140,11 @@ def _random_rotation(dims: int, seed: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedBlock:
-    """Rows ready to be compared. About d (4 + 1) bytes a row, or less with a prefix.
+    """Rows ready to be compared. About d (4 + 2) bytes a row, or less with a prefix.
 
     units: (n, d) float32 on the grid, on the block's device
     norms: (n,) float64, their exact lengths, within 1e-6 of 1
-    codes: (n rounded up, dims rounded up) int8
+    codes: (n rounded up, dims rounded up) whole numbers up to 127, int8 or bfloat16 (`transforms.products`)
     scale: what an int8 code counts for
     error: largest |z - scale * code| of a row
     """
@@ -179,7 +180,8 @@ def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu", threads: i
     _refuse_norms(before)
     error = max(in_threads(quantize, _chunks(len(units)), threads), default=0.0)
     on_device = [torch.from_numpy(array).to(device) for array in (units, norms, codes)]
-    return PreparedBlock(on_device[0], on_device[1], on_device[2], scale, error, filter.digest)
+    kept = on_device[2].to(code_dtype(device, codes.shape[1]))
+    return PreparedBlock(on_device[0], on_device[1], kept, scale, error, filter.digest)
 
 
 def threshold(a: PreparedBlock, b: PreparedBlock, min_score: np.ndarray | float) -> np.ndarray:

@@ -77,7 +77,7 @@ class LastUsed(Generic[T]):
 
 def row_bytes(dim: int) -> int:
     """Memory of a row that is ready to be compared, and about what preparing it takes."""
-    return 5 * dim + BYTES_PER_ROW
+    return 6 * dim + BYTES_PER_ROW
 
 
 def block_rows(memory_mb: int, dim: int, n_rows: int, workers: int) -> int:

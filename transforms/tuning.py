@@ -1,13 +1,15 @@
 """What a sample tells before the work starts: which filter is fastest, how many pairs there will be, what would fit."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from transforms.bounds import Filter, PreparedBlock, int8_filter, prefix_filter, prepare, principal_axes, threshold
-from transforms.similarity import DENSE, Buffers, find_at_least, products_of, scores_of, seconds, tiles
+from transforms.products import seconds
+from transforms.similarity import DENSE, Buffers, find_at_least, products_of, scores_of, tiles
 from transforms.threads import in_threads
 
 PREFIXES = (64, 96, 128, 192)
@@ -73,17 +75,15 @@ def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> li
     some = np.arange(4096) % len(measured)
     score_nsec = COLD * seconds(lambda: scores_of(blocks[0], some, blocks[0], some[::-1].copy())) / len(some) * 1e9
 
-    def find(block: PreparedBlock, least: np.ndarray) -> int:
+    def find(block: PreparedBlock) -> int:
+        least = threshold(block, block, floor[:n_rows])
         return len(find_at_least(products_of(block, block, tile, buffers), least, buffers)[0])
 
-    def cost(block: PreparedBlock) -> Cost:
-        least = threshold(block, block, floor[:n_rows])
-        survivors = max(find(block, least) - n_rows, 0) / n_pairs  # each row finds itself
-        taken = seconds(lambda: find(block, least), 1)
-        return Cost(taken / n_pairs * 1e9 + min(survivors, DENSE) * score_nsec, survivors)
-
-    rounds = [[cost(block) for block in blocks] for _ in range(3)]  # in turns: a disturbance may last
-    return [min(of_one, key=lambda c: c.nsec) for of_one in zip(*rounds, strict=True)]
+    survivors = [max(find(block) - n_rows, 0) / n_pairs for block in blocks]  # each row finds itself
+    turns = range(3)  # each filter in turn: a disturbance may last
+    rounds = [[seconds(functools.partial(find, block), 1) for block in blocks] for _ in turns]
+    taken = [min(of_one) / n_pairs * 1e9 for of_one in zip(*rounds, strict=True)]
+    return [Cost(t + min(s, DENSE) * score_nsec, s) for t, s in zip(taken, survivors, strict=True)]
 
 
 class Estimate(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import similarity
+from transforms import bounds, products, similarity
 from transforms.bounds import (
     GRID,
     SCORE_ERROR,
@@ -30,6 +30,14 @@ from transforms.tuning import estimate_pairs, fit_filter, threshold_for
 
 SHAPES = ["gaussian", "equal", "opposite", "near", "tiny_tail", "dominant_axis", "clustered", "low_rank", "mixed"]
 SLOW = settings(max_examples=40, deadline=None)
+
+
+@pytest.fixture(scope="module", params=[torch.int8, torch.bfloat16], ids=["int8", "bfloat16"], autouse=True)
+def codes(request):
+    """All that holds, holds for both kinds of codes, whichever is faster here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bounds, "code_dtype", lambda device, dims: request.param)
+        yield request.param
 
 
 def make(shape: str, n: int, dims: int, seed: int) -> np.ndarray:
@@ -216,19 +224,51 @@ def test_without_a_right_int8_product_floats_find_the_same(broken, monkeypatch):
         monkeypatch.setattr(torch, "_int_mm", broken)
     else:
         monkeypatch.delattr(torch, "_int_mm")
-    similarity._int8_pays.cache_clear()
+    products._int8_pays.cache_clear()
     try:
-        assert not similarity._int8_pays("cpu")
+        assert not products._int8_pays("cpu")
         assert want and found(block, block, 0.8, same=True) == want
     finally:
-        similarity._int8_pays.cache_clear()
+        products._int8_pays.cache_clear()
 
 
-def test_candidates_on_a_device_are_those_of_the_flat_scan():
+@pytest.mark.parametrize("largest", [1, 127])
+def test_bfloat16_products_are_the_exact_ones_rounded_and_bounds_lose_none_of_them(largest):
+    """Down to the last bit, at any bound: around zero, at ties of the rounding, and beyond what bfloat16 holds."""
+    rng = np.random.default_rng(largest)
+    left, right = (torch.from_numpy(rng.integers(-largest, largest + 1, (64, 384))) for _ in range(2))
+    right[:32] = left[:32]
+    exact = (left.double() @ right.double().t()).numpy().astype(np.int32)
+    out = torch.empty(64, 64, dtype=torch.bfloat16)
+    products.multiply(left.bfloat16(), right.bfloat16(), out)
+    assert torch.equal(out, torch.from_numpy(exact).float().bfloat16())
+    for least in [*np.unique(exact)[::7], -1, 0, 1, 2**24 - 1]:
+        values, bound = products.comparable(out, np.int32(least))
+        assert (values >= bound)[exact >= least].all(), least
+        if least > 0:  # and not many more
+            assert (exact[(values >= bound)] >= least - least / 128 - 1).all(), least
+
+
+def test_codes_of_more_dimensions_than_float32_adds_exactly_stay_int8(monkeypatch):
+    monkeypatch.setattr(products, "_bfloat16_pays", lambda: True)
+    assert products.code_dtype("cpu", 1040) is torch.bfloat16
+    assert products.code_dtype("cpu", 1048) is torch.int8
+    assert products.code_dtype("cuda", 384) is torch.int8
+
+
+def test_a_crowded_mask_and_a_sparse_one_are_scanned_alike():
+    rng = np.random.default_rng(0)
+    for share, size in itertools.product((0, 1e-4, 0.01, 0.5, 1), (0, 5, 64, 4096, 100_003)):
+        mask = rng.random(size) < share
+        assert (similarity._flatnonzero(mask) == np.flatnonzero(mask)).all()
+
+
+def test_candidates_on_a_device_are_those_of_the_flat_scan(codes):
     block = prepare(make("clustered", 200, 48, 4), int8_filter(48))
     buffers = Buffers(block)
     products = products_of(block, block, Tile(slice(0, 200), slice(32, 190)), buffers)
-    for least in (threshold(block, block, 0.5), threshold(block, block, np.linspace(-1, 1, 200))[:, None]):
+    lowest = -1 if codes is torch.int8 else 0.2  # below 0, bfloat16's scan lets everything pass
+    for least in (threshold(block, block, 0.5), threshold(block, block, np.linspace(lowest, 1, 200))[:, None]):
         here, there = similarity.find_at_least(products, least, buffers), similarity._find_on_device(products, least)
         assert len(here[0]) and all((x == y).all() for x, y in zip(here, there, strict=True))
 
