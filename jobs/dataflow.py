@@ -35,9 +35,11 @@ def prepare(options: PipelineOptions, model: ResolvedModel | None = None) -> Non
     if not on_dataflow(options):
         return
     _check_image(options)
-    debug = options.view_as(DebugOptions)
+    debug, setup = options.view_as(DebugOptions), options.view_as(SetupOptions)
     # Beam would stage `pip freeze`, which tells of local paths, and of credentials in the URLs of packages.
     debug.add_experiment("disable_logging_submission_environment")
+    if setup.save_main_session is None:  # nor is there anything in __main__ that workers need
+        setup.save_main_session = False
     if model:
         _check_model(model)
         _one_encoder_a_worker(debug)
@@ -48,7 +50,7 @@ def _check_image(options: PipelineOptions) -> None:
     if not (options.view_as(WorkerOptions).sdk_container_image or setup.setup_file or setup.extra_packages):
         raise InputError(
             "--runner DataflowRunner: workers need this package and its model; name the image that deploy/Dockerfile "
-            "makes: --sdk_container_image IMAGE --sdk_location container"
+            "makes: --sdk_container_image IMAGE"
         )
 
 
