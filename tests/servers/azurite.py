@@ -1,9 +1,12 @@
 """Azure Blob Storage: Microsoft's own Azurite, installed by `install.sh`."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from azure.storage.blob import BlobClient, ContainerClient
 
 from tests.needs import need
 from tests.servers.process import free_port, programs, running
@@ -25,7 +28,8 @@ def serve(folder: Path) -> Iterator[Store]:
     with running(["node", str(program), *address, *quiet], port, folder / "azurite.log"):
         environment = variables(f"http://127.0.0.1:{port}")
         connection = environment["AZURE_STORAGE_CONNECTION_STRING"]
-        yield Store("az", f"http://127.0.0.1:{port}", environment, lambda name: make_container(connection, name))
+        verbs = functools.partial(make_container, connection), functools.partial(put_blob, connection)
+        yield Store("az", f"http://127.0.0.1:{port}", environment, *verbs)
 
 
 def variables(url: str) -> dict[str, str]:
@@ -35,7 +39,10 @@ def variables(url: str) -> dict[str, str]:
 
 
 def make_container(connection: str, name: str) -> None:
-    from azure.storage.blob import ContainerClient
-
     with ContainerClient.from_connection_string(connection, name) as container:
         container.create_container()
+
+
+def put_blob(connection: str, container: str, key: str, data: bytes) -> None:
+    with BlobClient.from_connection_string(connection, container, key) as blob:
+        blob.upload_blob(data, overwrite=True)

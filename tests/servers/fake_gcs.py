@@ -6,10 +6,12 @@ no notice of ifGenerationMatch (each of four creates at once "won"), so it canno
 """
 
 import contextlib
+import functools
 import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote_plus
 
 from tests.needs import need
 from tests.servers.process import free_port, programs, running
@@ -26,7 +28,7 @@ def serve(folder: Path) -> Iterator[Store]:
     address = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port)]
     links = ["-public-host", f"127.0.0.1:{port}", "-external-url", url]
     with running([str(program), *address, *links, "-backend", "memory"], port, folder / "fake-gcs-server.log"):
-        yield Store("gs", url, variables(url), lambda name: make_bucket(url, name))
+        yield Store("gs", url, variables(url), functools.partial(make_bucket, url), functools.partial(put_object, url))
 
 
 def variables(url: str) -> dict[str, str]:
@@ -40,7 +42,14 @@ def variables(url: str) -> dict[str, str]:
 
 
 def make_bucket(url: str, name: str) -> None:
-    body = json.dumps({"name": name}).encode()
-    headers = {"Content-Type": "application/json"}
-    with urllib.request.urlopen(urllib.request.Request(f"{url}/storage/v1/b?project=testing", body, headers)):
+    _post(f"{url}/storage/v1/b?project=testing", json.dumps({"name": name}).encode(), "application/json")
+
+
+def put_object(url: str, bucket: str, key: str, data: bytes) -> None:
+    where = f"{url}/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quote_plus(key)}"
+    _post(where, data, "application/octet-stream")
+
+
+def _post(url: str, body: bytes, content_type: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": content_type})):
         pass

@@ -1,11 +1,16 @@
 """Servers that start once, when a test first asks for one, and fresh buckets with the environment to reach them."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.servers import azurite, fake_gcs, moto
 from tests.servers.store import Store, environment
+
+os.environ.setdefault(
+    "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false"
+)  # counts only where it is set before gcsfs is imported
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,12 @@ class Store(NamedTuple):
     url: str
     environment: dict[str, str]  # tells clients where it is and how to sign
     make_bucket: Callable[[str], None]
+    put_object: Callable[[str, str, bytes], None]  # (bucket, key, content), whatever the key, without fsspec
+
+    def put(self, uri: str, data: bytes) -> None:
+        """Puts an object as another program does, of which this process's clients know nothing."""
+        bucket, _, key = uri.removeprefix(f"{self.scheme}://").partition("/")
+        self.put_object(bucket, key, data)
 
     def bucket(self) -> str:
         """The URI of a new, empty bucket."""
@@ -41,6 +47,6 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
 
 def forget_clients() -> None:
     """fsspec keeps clients, and what they have listed, for as long as the process lives."""
-    for scheme in ("s3", "gs", "az", "http"):
-        fsspec.get_filesystem_class(scheme).clear_instance_cache()
+    for loaded in set(fsspec.registry.values()):
+        loaded.clear_instance_cache()
     storage._filesystem.cache_clear()

@@ -1,0 +1,148 @@
+"""A proxy before a store's server that counts what goes through, and does wrong what a test asks for.
+
+It answers 503, resets, cuts a body short, loses an answer after the server has done what was asked, or stalls: each
+happens on real networks, and no well-behaved test server can be asked for it.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import socket
+import struct
+import threading
+from collections.abc import Collection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal, NamedTuple
+from urllib.parse import urlsplit
+
+Kind = Literal["503", "reset", "truncated", "lost", "stall"]
+SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
+BETWEEN_TWO = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
+"""Headers of one connection, which a proxy does not pass on."""
+
+
+class Request(NamedTuple):
+    """A request, and what its client got."""
+
+    method: str
+    path: str  # and query
+    status: int  # 0: no answer
+    sent: int  # bytes of the answer's body
+
+
+@dataclasses.dataclass
+class Fault:
+    """What happens to some of the requests of one method whose path contains `match`: those `numbers`, from 1."""
+
+    kind: Kind
+    method: str
+    match: str
+    numbers: Collection[int]
+    seconds: float  # of a stall
+    seen: int = 0
+    met: int = 0
+
+
+class FaultyProxy:
+    """Use it as a context manager: `url` is where it listens, `requests` what went through, in order."""
+
+    def __init__(self, upstream: str) -> None:
+        self.upstream = urlsplit(upstream).netloc
+        self.requests: list[Request] = []
+        self.arrived: list[str] = []  # "METHOD path" of each request, before it is answered
+        self.stopped = threading.Event()
+        self._faults: list[Fault] = []
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def fail(
+        self, kind: Kind, method: str, match: str = "", numbers: Collection[int] = (1,), seconds: float = 0
+    ) -> Fault:
+        """Arranges for a fault; `met` of what is returned counts how often it happened."""
+        fault = Fault(kind, method, match, numbers, seconds)
+        self._faults.append(fault)
+        return fault
+
+    def fault_of(self, method: str, path: str) -> Fault | None:
+        """The fault that this request meets, if any."""
+        hit = None
+        with self._lock:
+            for fault in self._faults:
+                if fault.method == method and fault.match in path:
+                    fault.seen += 1
+                    if hit is None and fault.seen in fault.numbers:
+                        fault.met += 1
+                        hit = fault
+        return hit
+
+    def sent(self, match: str = "") -> int:
+        """Bytes of answers to GETs of paths that contain `match`."""
+        return sum(r.sent for r in self.requests if r.method == "GET" and match in r.path)
+
+    def __enter__(self) -> "FaultyProxy":
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    proxy: FaultyProxy
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.proxy.arrived.append(f"{self.command} {self.path}")
+        fault = self.proxy.fault_of(self.command, self.path)
+        kind = fault.kind if fault else None
+        if fault and kind == "stall":
+            self.proxy.stopped.wait(fault.seconds)
+        if kind == "reset":
+            self._reset()
+        elif kind == "503":
+            self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
+        else:
+            status, headers, content, length = self._ask(body)
+            if kind == "lost":
+                self._reset()
+            else:
+                self._answer(status, headers, content[: len(content) // 2] if kind == "truncated" else content, length)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on
+
+    def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes, int]:
+        """The server's status, headers, body and its length, which a HEAD tells of a body that does not come."""
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in BETWEEN_TWO}
+        with contextlib.closing(http.client.HTTPConnection(self.proxy.upstream)) as upstream:
+            upstream.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
+            answer = upstream.getresponse()
+            content = answer.read()
+            length = int(answer.getheader("Content-Length") or len(content))
+            return answer.status, answer.getheaders(), content, length
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], content: bytes, length: int) -> None:
+        self.proxy.requests.append(Request(self.command, self.path, status, len(content)))
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in BETWEEN_TWO:
+                self.send_header(name, value)
+        if status != 204:
+            self.send_header("Content-Length", str(length))
+        self.end_headers()
+        with contextlib.suppress(ConnectionError):  # the client is gone, perhaps killed
+            self.wfile.write(content)
+        self.close_connection = self.close_connection or (self.command != "HEAD" and len(content) < length)
+
+    def _reset(self) -> None:
+        """Ends the connection by RST, in the middle of everything."""
+        self.proxy.requests.append(Request(self.command, self.path, 0, 0))
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()
+        self.connection.close()
+        self.close_connection = True
