@@ -15,13 +15,14 @@ import apache_beam as beam
 from apache_beam.transforms.resources import parse_resource_hints
 
 from jobs import cli, dataflow
+from jobs.embed_backend import settle_backend
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import estimate, sample_rows
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.device import choose_device
 from transforms.encode import EncodeTexts
-from transforms.model import EncodeOptions, ResolvedModel, resolve_model
+from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import PlanSplits
 from transforms.publish import Plan, PublishDataset, finish_removals
 from transforms.read import BlockOptions, ReadBlocks
@@ -131,7 +132,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--model_revision", help="revision on the model hub")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where the encoder computes")
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "auto"], help="of the transformer")
-    add("--backend", default="torch", choices=["torch"], help="what runs the transformer")
+    add(
+        "--backend",
+        default="torch",
+        choices=["torch", "openvino", "auto"],
+        help="what runs the transformer; auto measures",
+    )
     add("--batch_tokens", type=int, help="tokens in a batch, padding included; default: what suits the device")
     add("--prompt_name", help="one of the model's own prompts")
     add("--prompt", help="text to put before every row")
@@ -181,7 +187,7 @@ def run(argv: Sequence[str] | None) -> None:
     """The job. Raises InputError or RunFailed."""
     args, options = cli.parse(arguments(), argv)
     config = config_of(args)
-    model = resolve_model(config.encode)
+    config, model = settle_backend(config, cli.runs_here(options))
     dataflow.prepare(options, model)
     plan, blocks, why = make_plan(config, model)
     sample = sample_rows(plan, blocks)

@@ -120,7 +120,7 @@ class Encoder:
 
     def _cosines(self, texts: list[str], tokens: Any, vectors: np.ndarray, rows: np.ndarray) -> tuple[float, ...]:
         """Cosines to float32 of the rows whose texts hash smallest: the same sample wherever these texts are met."""
-        if not self._model.is_low or not len(rows):
+        if self._model.is_reference or not len(rows):
             return ()
         sample = sorted(rows.tolist(), key=lambda row: (zlib.crc32(texts[row].encode("utf-8", "replace")), texts[row]))
         chosen = np.array(sample[:FIDELITY_ROWS])  # one at a time: nothing is padded

@@ -18,7 +18,7 @@ OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 class LoadedModel:
-    """The model's own modules with the options applied, in `fingerprint.dtype` where that is asked for.
+    """The model's own modules with the options applied, in the fingerprint's dtype and by its backend.
 
     In a low precision only the transformer is low: with pooling and normalising in bfloat16, norms are off by 4e-3.
     """
@@ -29,18 +29,22 @@ class LoadedModel:
         self._device = torch.device(device)
         self._exact = self._load(resolved, options)
         self._model = self._exact
-        self.is_low = resolved.fingerprint.dtype != "float32"
-        if self.is_low:
-            self._model = self._load(resolved, options)
-            _lower(self._model, getattr(torch, resolved.fingerprint.dtype))
         self.tokenizer = _tokenizer(self._exact, resolved.fingerprint.prompt)
+        made = resolved.fingerprint
+        self.is_reference = (made.backend, made.dtype) == ("torch", "float32")
+        if not self.is_reference:
+            self._model = self._load(resolved, options)
+            if made.backend == "openvino":
+                _replace_transformer(self._model, made.dtype)
+            else:
+                _lower(self._model, getattr(torch, made.dtype))
 
     def __call__(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
         """(len(rows), dim) float32."""
         return self._vectors(self._model, tokens, rows)
 
     def reference(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
-        """The same in float32."""
+        """The same by torch in float32, to which all else is compared."""
         return self._vectors(self._exact, tokens, rows)
 
     def one_thread(self) -> None:
@@ -119,12 +123,22 @@ def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 def _lower(model: Any, dtype: torch.dtype) -> None:
     """Converts the transformer alone; what it hands on is float32 again. Faster than autocast, which casts weights at
     every call."""
-    first = model[0]
-    transformer = getattr(first, "auto_model", None)
+    _transformer(model, "--dtype", "--dtype float32").to(dtype)
+    model[0].register_forward_hook(_raise)
+
+
+def _replace_transformer(model: Any, dtype: str) -> None:
+    from transforms.openvino_transformer import OpenVinoTransformer
+
+    transformer = _transformer(model, "--backend openvino", "--backend torch")
+    model[0].model = OpenVinoTransformer(transformer, list(model.tokenizer.model_input_names), dtype)
+
+
+def _transformer(model: Any, flag: str, instead: str) -> torch.nn.Module:
+    transformer = getattr(model[0], "auto_model", None)
     if not isinstance(transformer, torch.nn.Module):
-        raise InputError(f"--dtype: the model begins with {type(first).__name__}, no transformer; use --dtype float32")
-    transformer.to(dtype)
-    first.register_forward_hook(_raise)
+        raise InputError(f"{flag}: the model begins with {type(model[0]).__name__}, no transformer; use {instead}")
+    return transformer
 
 
 def _raise(module: Any, inputs: Any, features: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ NOT_DOWNLOADED = [*(f"{folder}/*" for folder in NOT_PART_OF_THE_MODEL), *(f"*{su
 CHOICES = {
     "device": ("auto", "cpu", "cuda", "mps"),
     "dtype": ("float32", "bfloat16", "float16", "auto"),
-    "backend": ("torch",),
+    "backend": ("torch", "openvino", "auto"),
     "normalize": ("model", "true", "false"),
     "long_texts": ("truncate", "chunk", "reject"),
 }
@@ -47,7 +47,7 @@ class EncodeOptions:
     model_revision: str | None = None  # of a Hugging Face id: branch, tag or commit
     device: str = "auto"  # auto takes cuda, then mps, then cpu
     dtype: str = "float32"  # of the transformer alone; auto is bfloat16 where the device is fast at it
-    backend: str = "torch"
+    backend: str = "torch"  # of the transformer alone; openvino computes on a CPU. auto is for jobs to settle
     batch_tokens: int | None = None  # padded tokens a batch; None is the device's own (see transforms.device)
     prompt_name: str | None = None  # one of the model's prompts
     prompt: str | None = None  # put before every text; "" switches the model's default prompt off
@@ -66,8 +66,17 @@ class EncodeOptions:
                 raise InputError(f"--{name} {value}: must be 1 or more")
         if not -1 <= self.min_fidelity <= 1:
             raise InputError(f"--min_fidelity {self.min_fidelity}: a cosine is between -1 and 1")
+        if self.backend == "openvino":
+            self._check_openvino()
         if self.prompt is not None and self.prompt_name is not None:
             raise InputError("--prompt and --prompt_name: give one of them, not both")
+
+    def _check_openvino(self) -> None:
+        if self.dtype == "float16":
+            raise InputError("--backend openvino --dtype float16: it computes in float32 or bfloat16")
+        if self.device not in ("auto", "cpu"):
+            raise InputError(f"--backend openvino --device {self.device}: it computes on a CPU; use --device cpu")
+        object.__setattr__(self, "device", "cpu")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""A transformer run by OpenVINO in place of torch; the model's other modules stay as they are. CPU alone."""
+
+import sys
+import threading
+import warnings
+from typing import Any
+
+import torch
+
+from schemas.errors import InputError
+from transforms.device import cpu_threads
+
+PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+EXAMPLE = ([5, 6, 7, 8, 9, 10, 11], [5, 6, 7])
+"""Token ids that the model is traced with: padded, so that the mask is part of what is traced."""
+
+
+class OpenVinoTransformer(torch.nn.Module):
+    """Stands where the transformer did: token ids and mask in, `last_hidden_state` `(n, tokens, dim)` float32 out.
+
+    One inference request a thread, each of which computes on a core of its own, as the encoder's workers do. What it
+    returns is valid until the same thread calls again.
+
+    Raises:
+        InputError: OpenVINO is not installed, or cannot convert this transformer.
+    """
+
+    def __init__(self, transformer: torch.nn.Module, names: list[str], dtype: str) -> None:
+        super().__init__()
+        self.config = transformer.config
+        self._names = names
+        threads = str(cpu_threads())
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISION[dtype],
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": threads,
+            "INFERENCE_NUM_THREADS": threads,
+        }
+        openvino = _import_openvino()
+        self._compiled = openvino.Core().compile_model(_convert(openvino, transformer, names), "CPU", settings)
+        self._of_thread = threading.local()
+
+    def forward(self, **features: Any) -> dict[str, torch.Tensor]:
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        inputs = {name: features[name].numpy() for name in self._names}
+        found = self._of_thread.request.infer(inputs, share_inputs=True, share_outputs=True)
+        with warnings.catch_warnings(action="ignore"):  # the array is read-only, and so is our use of it
+            return {"last_hidden_state": torch.from_numpy(found["last_hidden_state"])}
+
+
+def is_installed() -> bool:
+    try:
+        _import_openvino()
+    except InputError:
+        return False
+    return True
+
+
+def _import_openvino() -> Any:
+    """The package, without the reports that it would send to its makers when it is imported."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # counts as not installed
+    try:
+        import openvino
+    except ImportError:
+        raise InputError("--backend openvino: is not installed; pip install 'embedding-jobs[openvino]'") from None
+    return openvino
+
+
+def _convert(openvino: Any, transformer: torch.nn.Module, names: list[str]) -> Any:
+    width = len(EXAMPLE[0])
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in EXAMPLE])
+    mask = torch.tensor([[place < len(row) for place in range(width)] for row in EXAMPLE]).long()
+    made = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    try:
+        with warnings.catch_warnings(action="ignore"), torch.inference_mode(False), torch.no_grad():
+            model = openvino.convert_model(transformer, example_input={name: made[name] for name in names})
+            model.output("last_hidden_state")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+        raise InputError(
+            f"--backend openvino: cannot convert {type(transformer).__name__} ({reason}); use --backend torch"
+        ) from error
+    return model
