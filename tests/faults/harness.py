@@ -23,8 +23,8 @@ from schemas import storage
 from schemas.dataset import open_dataset
 from tests.fakes import FakeEncoder
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.faults.harness", "jobs.embed", "apache_beam.runners.portability.fn_api_runner"])
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.faults.harness", "jobs.embed", "apache_beam.runners.portability.fn_api_runner"])
 
 
 class SlowEncoder(FakeEncoder):
@@ -39,12 +39,15 @@ class SlowEncoder(FakeEncoder):
 
 def start(argv: list[str], log: Path, fault: Callable[..., None] | None = None, *args: Any) -> ForkServerProcess:
     """The job, started. `fault(*args)` is called in its process first, to arrange for what goes wrong."""
-    process = _CONTEXT.Process(target=_child, args=(argv, str(log), fault, args))
+    process = CONTEXT.Process(target=_child, args=(argv, str(log), dict(os.environ), fault, args))
     process.start()
     return process
 
 
-def _child(argv: list[str], log: str, fault: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+def _child(
+    argv: list[str], log: str, environ: dict[str, str], fault: Callable[..., None] | None, args: tuple[Any, ...]
+) -> None:
+    os.environ.update(environ)  # a fork has that of its fork server
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -100,7 +103,7 @@ def write_corpus(folder: Path, files: int = 4, rows: int = 300, seed: int = 0) -
         (folder / f"shard-{number}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def arguments(source: Path, output: Path, *more: str) -> list[str]:
+def arguments(source: Path | str, output: Path | str, *more: str) -> list[str]:
     """A command line that makes many splits, blocks and parts of a small corpus."""
     small = ["--rows_per_part", "128", "--split_bytes", "5000", "--max_error_rate", "0.02"]
     no_torch = ["--device", "cpu"]  # auto would import it to look: longer than a run may live here

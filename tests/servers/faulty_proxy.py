@@ -1,7 +1,8 @@
 """A proxy before a store's server that counts what goes through, and does wrong what a test asks for.
 
-It answers 503, resets, cuts a body short, loses an answer after the server has done what was asked, or stalls: each
-happens on real networks, and no well-behaved test server can be asked for it.
+It answers 503, resets, cuts a body short, loses an answer after the server has done what was asked, stalls before the
+server is asked, or is late with the answer: each happens on real networks, and no well-behaved test server can be asked
+for it.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-Kind = Literal["503", "reset", "truncated", "lost", "stall"]
+Kind = Literal["503", "reset", "truncated", "lost", "stall", "late"]
 SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
 BETWEEN_TWO = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 """Headers of one connection, which a proxy does not pass on."""
@@ -32,15 +33,16 @@ class Request(NamedTuple):
 
 @dataclasses.dataclass
 class Fault:
-    """What happens to some of the requests of one method whose path contains `match`: those `numbers`, from 1."""
+    """What happens to some of the requests by these methods whose path contains `match`: those `numbers`, from 1."""
 
     kind: Kind
-    method: str
+    methods: Collection[str]
     match: str
     numbers: Collection[int]
-    seconds: float  # of a stall
+    seconds: float  # of a stall or a late answer
     seen: int = 0
     met: int = 0
+    waiting: threading.Event = dataclasses.field(default_factory=threading.Event)  # a stall or late answer has begun
 
 
 class FaultyProxy:
@@ -49,7 +51,6 @@ class FaultyProxy:
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.requests: list[Request] = []
-        self.arrived: list[str] = []  # "METHOD path" of each request, before it is answered
         self.stopped = threading.Event()
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -58,10 +59,10 @@ class FaultyProxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(
-        self, kind: Kind, method: str, match: str = "", numbers: Collection[int] = (1,), seconds: float = 0
+        self, kind: Kind, methods: str, match: str = "", numbers: Collection[int] = (1,), seconds: float = 0
     ) -> Fault:
-        """Arranges for a fault; `met` of what is returned counts how often it happened."""
-        fault = Fault(kind, method, match, numbers, seconds)
+        """Arranges for a fault, `fail("503", "PUT POST")`; `met` of what is returned counts how often it happened."""
+        fault = Fault(kind, methods.split(), match, numbers, seconds)
         self._faults.append(fault)
         return fault
 
@@ -70,7 +71,7 @@ class FaultyProxy:
         hit = None
         with self._lock:
             for fault in self._faults:
-                if fault.method == method and fault.match in path:
+                if method in fault.methods and fault.match in path:
                     fault.seen += 1
                     if hit is None and fault.seen in fault.numbers:
                         fault.met += 1
@@ -98,21 +99,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.proxy.arrived.append(f"{self.command} {self.path}")
         fault = self.proxy.fault_of(self.command, self.path)
         kind = fault.kind if fault else None
-        if fault and kind == "stall":
-            self.proxy.stopped.wait(fault.seconds)
+        if fault and kind == "stall" and self._waits(fault):
+            kind = "reset"
         if kind == "reset":
             self._reset()
         elif kind == "503":
             self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
         else:
             status, headers, content, length = self._ask(body)
-            if kind == "lost":
+            if kind == "lost" or (fault and kind == "late" and self._waits(fault)):
                 self._reset()
             else:
                 self._answer(status, headers, content[: len(content) // 2] if kind == "truncated" else content, length)
+
+    def _waits(self, fault: Fault) -> bool:
+        """Waits; True where the proxy ends before the time is up."""
+        fault.waiting.set()
+        return self.proxy.stopped.wait(fault.seconds)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on
 
@@ -131,7 +136,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() not in BETWEEN_TWO:
-                self.send_header(name, value)
+                # Where an upload goes on, it goes on through the proxy.
+                self.send_header(
+                    name, value.replace(f"//{self.proxy.upstream}", f"//{urlsplit(self.proxy.url).netloc}")
+                )
         if status != 204:
             self.send_header("Content-Length", str(length))
         self.end_headers()

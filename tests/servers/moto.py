@@ -18,7 +18,7 @@ def serve(folder: Path) -> Iterator[Store]:
     """The server, with its log in `folder`."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, str(Path(__file__).with_name("moto_one_by_one.py")), str(port)]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("moto_one_by_one.py")), str(port)]
     with running(command, port, folder / "moto.log"):
         s3 = client(url)
 

@@ -1,4 +1,4 @@
-"""moto's server, one change at a time: `python moto_one_by_one.py PORT`.
+"""moto's server, one change at a time: `python -P moto_one_by_one.py PORT`.
 
 moto looks whether an object is there and puts it in two steps, so that of two multipart creates at once both may win
 (one pair of 60 did). S3 promises that one does.

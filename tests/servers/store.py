@@ -20,6 +20,10 @@ class Store(NamedTuple):
     make_bucket: Callable[[str], None]
     put_object: Callable[[str, str, bytes], None]  # (bucket, key, content), whatever the key, without fsspec
 
+    def through(self, url: str) -> dict[str, str]:
+        """The environment of clients that reach it through a proxy at `url`."""
+        return {name: value.replace(self.url, url) for name, value in self.environment.items()}
+
     def put(self, uri: str, data: bytes) -> None:
         """Puts an object as another program does, of which this process's clients know nothing."""
         bucket, _, key = uri.removeprefix(f"{self.scheme}://").partition("/")
