@@ -11,10 +11,13 @@ class Gather(beam.PTransform):
     no records."""
 
     def expand(self, inputs: Any) -> beam.PCollection:
-        keyed = [
-            pcoll | f"Key{n}" >> beam.Map(lambda record, n: (None, (n, record)), n) for n, pcoll in enumerate(inputs)
-        ]
+        keyed = [pcoll | f"Key{n}" >> beam.Map(keyed_by, n) for n, pcoll in enumerate(inputs)]
         return keyed | beam.Flatten() | beam.GroupByKey() | beam.MapTuple(_sorted_out)
+
+
+def keyed_by(record: Any, kind: Any) -> tuple[None, tuple[Any, Any]]:
+    """A record of one of the kinds that are gathered. No lambda: its pickle would name this file by its path."""
+    return None, (kind, record)
 
 
 def _sorted_out(_: None, records: Iterable[tuple[int, Any]]) -> tuple[Any, list[Any]]:

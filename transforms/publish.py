@@ -35,6 +35,7 @@ from schemas.manifest import (
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER
 from schemas.rejects import BLANK_REASONS
 from transforms.duplicates import check_ids
+from transforms.gather import keyed_by
 from transforms.plan import Plan
 from transforms.write import REJECTS_FOLDER, EncodedBlock, RejectPart, write_part
 
@@ -44,10 +45,7 @@ class PublishDataset(beam.PTransform):
     """(plan, reads, parts, rejects): PCollections -> PCollection[int], the version that is the dataset now."""
 
     def expand(self, inputs: dict[str, beam.PCollection]) -> beam.PCollection:
-        records = [
-            pcoll | f"Key{name.capitalize()}" >> beam.Map(lambda record, n: (None, (n, record)), name)
-            for name, pcoll in inputs.items()
-        ]
+        records = [pcoll | f"Key{name.capitalize()}" >> beam.Map(keyed_by, name) for name, pcoll in inputs.items()]
         return records | beam.Flatten() | "Gather" >> beam.GroupByKey() | "Publish" >> beam.Map(_publish_records)
 
 
