@@ -1,149 +1,150 @@
-"""The few verbs on fsspec that everything else uses: list, stat, read, create if absent, replace, remove.
+"""The few verbs on files that everything else uses, on a disk and on every store: list, stat, read, create if absent,
+replace, remove.
 
 A file appears whole at its final name or not at all, on every store: what is written is held in memory and put in one
 call. Never through `with fs.open(..., "wb")`: s3fs, gcsfs and adlfs publish the partial object when the block raises.
+
+The modules behind: `stores` (what a store is), `cloud_stores`, `http_store`, `local_disk`, `range_file` (reading by
+ranges), `store_faults` (what is tried again, and errors in words), `blanking` (no secrets in any of it).
 """
 
-import contextlib
-import datetime
 import functools
 import io
 import os
+import re
 import secrets
-import time
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, BinaryIO
+from collections.abc import Iterable
+from typing import BinaryIO
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
+from schemas.blanking import blanked, refuse_credentials
+from schemas.cloud_stores import S3, Azure, Gcs
 from schemas.errors import InputError, RunFailed
+from schemas.http_store import ANY_HTTP, NO_HTTP, PUBLIC_HTTP, Http, permit_http, permitted_http
+from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk
 from schemas.splits import FileInfo
+from schemas.store_faults import LIST, READ, REMOVE, WRITE
+from schemas.stores import Entry, ReadOnly, Store, changed_at, file_info, is_file
 
-SCHEMES = ("file", "gs", "s3", "az", "abfs", "hf", "memory")
-READ_BUFFER_BYTES = 1 << 20
-TEMPORARY = ".tmp-"
+__all__ = ["ANY_HTTP", "NO_HTTP", "PUBLIC_HTTP", "READ_BUFFER_BYTES", "TEMPORARY", "blanked", "permit_http", "permitted_http"]
+
+STORES: dict[str, type[Store]] = {
+    "file": LocalDisk,
+    "gs": Gcs,
+    "s3": S3,
+    "az": Azure,
+    "abfs": Azure,
+    "hf": ReadOnly,
+    "memory": Store,
+    "http": Http,
+    "https": Http,
+}
 DAY_SECONDS = 86_400
-
-
-class _StrictLocal(LocalFileSystem):
-    """fsspec leaves out folders that it may not list, and says nothing."""
-
-    def walk(self, path: str, *args: Any, **options: Any) -> Any:
-        return super().walk(path, *args, **options | {"on_error": "raise"})
+_AZURE_PLACE = re.compile(r"(?P<scheme>az|abfs)://(?P<container>[^@/]+)@(?P<host>[^/]+)")
 
 
 @functools.lru_cache(maxsize=64)
-def _filesystem(scheme: str) -> Any:
-    return _StrictLocal() if scheme == "file" else fsspec.filesystem(scheme)
+def _store(scheme: str, authority: str, process: int) -> Store:
+    """One a process: connections and event loops do not survive a fork."""
+    return STORES[scheme](scheme, authority)
 
 
-def resolve(uri: str) -> tuple[Any, str]:
-    """`(filesystem, path on it)` of a URI or local path. Raises InputError for a scheme that is not allowed."""
+def forget_stores() -> None:
+    """Connects anew from now on, as the environment says by then."""
+    _store.cache_clear()
+
+
+def resolve(uri: str) -> tuple[Store, str]:
+    """`(store, path on it)` of a URI or local path. Raises InputError for what is not allowed: other schemes, chains,
+    credentials in the URI, http(s) that was not asked for."""
     if "::" in uri:
-        raise InputError(f"{uri}: chained URLs ('::') are not read; name the file itself")
+        raise InputError(f"{blanked(uri)}: chained URLs ('::') are not read; name the file itself")
     scheme, separator, _ = uri.partition("://")
     if not separator:
         scheme = "file"
-    if scheme not in SCHEMES:
-        raise InputError(f"{uri}: scheme '{scheme}' is not one of {', '.join(SCHEMES)}")
-    fs = _filesystem(scheme)
-    path = fs._strip_protocol(uri)
-    return fs, os.path.normpath(path) if isinstance(fs, LocalFileSystem) else path
+    if scheme not in STORES:
+        raise InputError(f"{blanked(uri)}: scheme '{scheme}' is not one of {', '.join(STORES)}")
+    refuse_credentials(uri)
+    if STORES[scheme] is Http and permitted_http() == NO_HTTP:
+        raise InputError(f"{blanked(uri)}: scheme '{scheme}' is read only with --allow_http")
+    place = _AZURE_PLACE.match(uri)
+    store = _store(scheme, place["host"] if place else "", os.getpid())
+    return store, store.path(uri)
 
 
 def is_local(uri: str) -> bool:
-    return isinstance(resolve(uri)[0], LocalFileSystem)
+    return isinstance(resolve(uri)[0], LocalDisk)
 
 
 def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
-def _info(fs: Any, entry: dict[str, Any]) -> FileInfo:
-    """What identifies a file's content: the store's own tag, else its time of change."""
-    tags = (entry.get(key) for key in ("ETag", "etag", "generation", "md5Hash", "sha256"))
-    etag = next((str(tag).strip('"') for tag in tags if tag), None) or repr(_changed_at(entry))
-    return FileInfo(_uri(fs, entry["name"]), int(entry["size"] or 0), etag)
-
-
-def _uri(fs: Any, path: str) -> str:
-    return path if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(path)
-
-
 def stat(uri: str) -> FileInfo | None:
     """The file at `uri`, or None where there is none."""
-    fs, path = resolve(uri)
+    store, path = resolve(uri)
     try:
-        entry = fs.info(path)
+        entry = store.attempt(READ, uri, lambda: store.entry(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return _info(fs, entry) if entry["type"] == "file" else None
+    return file_info(store, entry) if is_file(entry) else None
+
+
+def is_unchanged(file: FileInfo) -> bool:
+    """Whether the file is still the one that was listed. Where every read has made sure of that, nothing is asked."""
+    return resolve(file.uri)[0].checks_reads or stat(file.uri) == file
+
+
+def _entries(folder: str) -> tuple[Store, list[Entry]]:
+    store, path = resolve(folder)
+    try:
+        return store, store.attempt(LIST, folder, lambda: store.entries(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return store, []
+
+
+def _name(entry: Entry) -> str:
+    return entry["name"].rstrip("/").rsplit("/", 1)[-1]
 
 
 def listing(folder: str) -> dict[str, FileInfo]:
     """Files directly in `folder` by their name; empty where there is no such folder."""
-    fs, path = resolve(folder)
-    with contextlib.suppress(AttributeError):
-        fs.invalidate_cache(path)
-    found = {}
-    try:
-        entries = fs.ls(path, detail=True)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    for entry in entries:
-        if entry["type"] == "file" and entry["name"].rstrip("/") != path.rstrip("/"):
-            with contextlib.suppress(FileNotFoundError):  # removed between the listing and the look
-                found[entry["name"].rsplit("/", 1)[1]] = _info(fs, entry)
-    return found
+    store, entries = _entries(folder)
+    return {_name(entry): file_info(store, entry) for entry in entries if is_file(entry)}
 
 
 def names_before(folder: str, moment: float) -> list[str]:
     """Names of the files directly in `folder` that last changed before `moment` (seconds since the epoch)."""
-    fs, path = resolve(folder)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        files = [e for e in fs.ls(path, detail=True) if e["type"] == "file"]
-        return sorted(e["name"].rsplit("/", 1)[-1] for e in files if _changed_at(e) < moment)
-    return []
-
-
-def _changed_at(entry: dict[str, Any]) -> float:
-    """When a store says that a file changed, in seconds since the epoch; 0 where it does not say."""
-    known = (entry.get(k) for k in ("mtime", "LastModified", "last_modified", "updated", "created"))
-    moment = next((v for v in known if v), 0)
-    if isinstance(moment, str):
-        moment = datetime.datetime.fromisoformat(moment)
-    return moment.timestamp() if isinstance(moment, datetime.datetime) else float(moment)
+    return sorted(_name(e) for e in _entries(folder)[1] if is_file(e) and changed_at(e) < moment)
 
 
 def names(folder: str) -> list[str]:
     """Names of all that is directly in `folder`, folders too; empty where there is no such folder."""
-    fs, path = resolve(folder)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return sorted(
-            n.rstrip("/").rsplit("/", 1)[-1] for n in fs.ls(path, detail=False) if n.rstrip("/") != path.rstrip("/")
-        )
-    return []
+    return sorted({_name(entry) for entry in _entries(folder)[1]})
 
 
 def folder_uri(folder: str) -> str:
     """A folder as the URIs of the files in it begin, with the closing '/': `out` never counts `out-2` in."""
-    fs, path = resolve(folder)
-    return _uri(fs, path.rstrip("/")) + "/"
+    store, path = resolve(folder)
+    return store.uri(path.rstrip("/")) + "/"
 
 
-def probe_write(folder: str) -> None:
-    """Raises RunFailed unless files can be put in `folder`. Leaves nothing behind: where there is no such folder on a
-    disk, the one above it is tried."""
-    fs, path = resolve(folder)
-    if isinstance(fs, LocalFileSystem):
-        folder = next(str(p) for p in (Path(path), *Path(path).parents) if os.path.exists(p))
-        if not os.path.isdir(folder):
-            raise RunFailed(f"{folder} is a file, no folder")
-    uri = join(folder, f".probe{TEMPORARY}{os.getpid()}")
-    replace(uri, b"")
-    remove([uri])
+def probe_write(folder: str) -> bool:
+    """Whether the store creates a file only where none is (else two runs at once do not see each other).
+
+    Leaves nothing behind: where there is no such folder on a disk, the one above it is tried.
+
+    Raises:
+        RunFailed: files cannot be put in `folder`.
+    """
+    store, path = resolve(folder)
+    if isinstance(store, LocalDisk):
+        folder = store.check_folder(path)
+    uri = join(folder, f".probe{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        create(uri, b"")
+        return isinstance(store, LocalDisk) or not create(uri, b"")
+    finally:
+        remove([uri])
 
 
 def find(pattern: str) -> list[FileInfo]:
@@ -152,62 +153,75 @@ def find(pattern: str) -> list[FileInfo]:
 
     Raises InputError for a folder that cannot be listed.
     """
-    fs, path = resolve(pattern)
+    store, path = resolve(pattern)
     try:
-        if _has_wildcard(fs, path):
-            entries = fs.glob(path, detail=True)
-        elif fs.isdir(path):
-            entries = fs.find(path, detail=True)
-        else:
-            entries = {path: fs.info(path)} if fs.exists(path) else {}
+        entries = store.attempt(LIST, pattern, lambda: _found(store, path))
     except FileNotFoundError:
-        entries = {}
+        entries = []
+    except RunFailed as error:
+        raise InputError(f"--input {error}") from None
     except OSError as error:
         raise InputError(f"--input {pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
     fixed = len(fixed_folder(pattern))
-    found = [_info(fs, e) for e in map(functools.partial(_followed, fs), entries.values()) if e["type"] == "file"]
+    found = [file_info(store, entry) for entry in entries if is_file(entry)]
     return sorted(f for f in found if not any(p[:1] in ("_", ".") for p in f.uri[fixed:].split("/")))
 
 
-def _has_wildcard(fs: Any, path: str) -> bool:
-    """A file may really be called `a[1].txt`, and a shell that expands a glob hands over such names."""
-    return any(c in path for c in "*?[") and not fs.exists(path)
-
-
-def _followed(fs: Any, entry: dict[str, Any]) -> dict[str, Any]:
-    """Of a symbolic link, what it points to; a listing tells of the link itself."""
-    if entry.get("islink"):
-        with contextlib.suppress(OSError):
-            return fs.info(entry["name"])
-    return entry
+def _found(store: Store, path: str) -> list[Entry]:
+    if store.has_wildcard(path):
+        return list(store.matching(path))
+    entry = store.entry(path)
+    return [entry] if entry["type"] == "file" else list(store.below(path))
 
 
 def fixed_folder(pattern: str) -> str:
     """The deepest folder that a pattern names without a wildcard, as a URI ending in '/'. Ids are relative to it."""
-    fs, path = resolve(pattern)
+    store, path = resolve(pattern)
     head = path
-    for wildcard in "*?[" if _has_wildcard(fs, path) else "":
+    for wildcard in "*?[" if store.has_wildcard(path) else "":
         head = head.split(wildcard, 1)[0]
-    if head != path or not fs.isdir(path):
+    if head != path or not _is_folder(store, path):
         head = head.rsplit("/", 1)[0] if "/" in head else ""
-    return _uri(fs, head.rstrip("/")) + "/"
+    return store.uri(head.rstrip("/")) + "/"
 
 
-def open_read(uri: str, start: int = 0) -> BinaryIO:
-    """A buffered binary reader at byte `start`. Buffered, since bare s3fs files read lines at 40 a second."""
-    fs, path = resolve(uri)
-    if isinstance(fs, LocalFileSystem):
-        raw: BinaryIO = open(path, "rb", buffering=READ_BUFFER_BYTES)  # noqa: SIM115
-    else:
-        raw = io.BufferedReader(fs.open(path, "rb"), READ_BUFFER_BYTES)
-    if start:
-        raw.seek(start)
-    return raw
+def _is_folder(store: Store, path: str) -> bool:
+    try:
+        return store.attempt(LIST, store.uri(path), lambda: store.entry(path))["type"] == "directory"
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _listed(file: str | FileInfo) -> FileInfo:
+    found = file if isinstance(file, FileInfo) else stat(file)
+    if found is None:
+        raise FileNotFoundError(file)
+    return found
+
+
+def open_read(file: str | FileInfo, start: int = 0, stop: int | None = None) -> BinaryIO:
+    """A buffered reader from byte `start` on, that reads ahead: as far as about `stop`, where a range ends there.
+
+    Of a file that was listed, the reads say which version is meant: RunFailed where it is another by now.
+    """
+    if isinstance(file, str) and is_local(file):
+        file = FileInfo(file, 0, "")
+    file = _listed(file)
+    raw = resolve(file.uri)[0].open(file, start, stop, ahead=True)
+    return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, READ_BUFFER_BYTES)  # type: ignore[type-var]
+
+
+def open_random(file: str | FileInfo) -> BinaryIO:
+    """A reader for formats that know their places, as Parquet does: each read is a request for just that."""
+    if isinstance(file, str) and is_local(file):
+        file = FileInfo(file, 0, "")
+    file = _listed(file)
+    return resolve(file.uri)[0].open(file, 0, None, ahead=False)
 
 
 def read_bytes(uri: str) -> bytes:
-    fs, path = resolve(uri)
-    return fs.cat_file(path)
+    store, path = resolve(uri)
+    return store.attempt(READ, uri, lambda: store.read(path))
 
 
 def create(uri: str, data: bytes) -> bool:
@@ -215,96 +229,54 @@ def create(uri: str, data: bytes) -> bool:
 
     Of two that create at once, one wins. False also where an earlier put of ours won but its answer was lost.
     """
-    fs, path = resolve(uri)
+    store, path = resolve(uri)
     try:
-        if isinstance(fs, LocalFileSystem):
-            with _temporary(Path(path), data) as temporary:
-                _link(temporary, Path(path))
-        else:
-            fs.pipe_file(path, data, mode="create")
+        store.attempt(WRITE, uri, lambda: store.create(path, data))
     except FileExistsError:
         return False
-    except OSError as error:
-        raise _not_written(uri, error) from error
+    except FileNotFoundError:
+        if stat(uri) is None:
+            raise RunFailed(f"{blanked(uri)}: cannot be written: there is no such bucket or container") from None
+        return False  # the last request of a large put went through, its answer was lost, and it is over at a retry
     return True
 
 
 def replace(uri: str, data: bytes) -> None:
     """Puts a whole file at `uri`, in place of what is there."""
-    fs, path = resolve(uri)
+    store, path = resolve(uri)
     try:
-        if isinstance(fs, LocalFileSystem):
-            with _temporary(Path(path), data) as temporary:
-                temporary.replace(path)
-            _sync_folder(Path(path).parent)
-        else:
-            fs.pipe_file(path, data, mode="overwrite")
-    except OSError as error:
-        raise _not_written(uri, error) from error
-
-
-def _not_written(uri: str, error: OSError) -> RunFailed:
-    """Disk full, read-only, no permission: nothing is there that was not whole before."""
-    return RunFailed(f"{uri}: cannot be written: {error.strerror or error}; make room or mend it and run again")
+        store.attempt(WRITE, uri, lambda: store.replace(path, data))
+    except FileNotFoundError:
+        raise RunFailed(f"{blanked(uri)}: cannot be written: there is no such bucket or container") from None
 
 
 def remove(uris: Iterable[str]) -> None:
-    """Removes files; one that is gone already is no error."""
-    for uri in uris:
-        fs, path = resolve(uri)
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm_file(path)
+    """Removes files of one store; one that is gone already is no error."""
+    asked = list(uris)
+    if asked:
+        store = resolve(asked[0])[0]
+        paths = [store.path(uri) for uri in asked]
+        store.attempt(REMOVE, asked[0], lambda: store.remove(paths))
 
 
 def remove_folder(folder: str) -> None:
     """Removes a folder and all below it. One that is gone already is no error, nor what is written there meanwhile."""
-    fs, path = resolve(folder)
-    with contextlib.suppress(OSError):
-        fs.rm(path, recursive=True)
+    store, path = resolve(folder)
+    if isinstance(store, LocalDisk):
+        store.remove_folder(path)
+    else:
+        remove(store.uri(entry["name"]) for entry in _below(store, path, folder))
+
+
+def _below(store: Store, path: str, folder: str) -> list[Entry]:
+    try:
+        return store.attempt(LIST, folder, lambda: list(store.below(path)))
+    except FileNotFoundError:
+        return []
 
 
 def remove_stale_temporaries(folder: str, older_than_seconds: float = DAY_SECONDS) -> None:
-    """Removes what killed runs left half written in `folder`; a younger one may belong to a run that is alive."""
-    if not is_local(folder) or not Path(resolve(folder)[1]).is_dir():
-        return
-    for path in Path(resolve(folder)[1]).glob(f".*{TEMPORARY}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < time.time() - older_than_seconds:
-                path.unlink()
-
-
-@contextlib.contextmanager
-def _temporary(final: Path, data: bytes) -> Iterator[Path]:
-    """A file beside `final` that holds `data`, on disk for sure; gone afterwards unless it was moved."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.parent / f".{final.name}{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _link(temporary: Path, final: Path) -> None:
-    """Gives the file its final name, or raises FileExistsError. A hard link is the one atomic create-if-absent that
-    POSIX has for a file with content; where the file system has none, the name is claimed first."""
-    try:
-        os.link(temporary, final)
-    except FileExistsError:
-        raise
-    except OSError:
-        if final.exists():
-            raise FileExistsError(final) from None
-        temporary.rename(final)
-    _sync_folder(final.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Removes what killed runs left half written in a folder of a disk; stores have no such files."""
+    store, path = resolve(folder)
+    if isinstance(store, LocalDisk):
+        store.remove_stale_temporaries(path, older_than_seconds)

@@ -133,8 +133,7 @@ def _next_anchor(piece: Slice, position: int, options: BlockOptions) -> int:
 
 def _check_unchanged(piece: Slice) -> None:
     """What was planned must be what was read, or a later run would take over rows that are no longer the file's."""
-    now = storage.stat(piece.file.uri)
-    if now is None or (now.size, now.etag) != (piece.file.size, piece.file.etag):
+    if not storage.is_unchanged(piece.file):
         raise RunFailed(f"{piece.file.uri}: changed while it was read; run again when nothing writes to it")
 
 

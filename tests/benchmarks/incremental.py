@@ -26,10 +26,10 @@ def run(*argv: str) -> tuple[float, dict[str, Any], int]:
     opened = 0
     real = storage.open_read
 
-    def counting(uri: str, start: int = 0) -> Any:
+    def counting(file: Any, *args: Any) -> Any:
         nonlocal opened
-        opened += "/in" in uri
-        return real(uri, start)
+        opened += "/in" in getattr(file, "uri", file)
+        return real(file, *args)
 
     storage.open_read = counting
     out = io.StringIO()

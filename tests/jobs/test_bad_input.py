@@ -159,10 +159,10 @@ def test_a_file_that_may_not_be_read_is_named(run: Run, tmp_path: Path, monkeypa
     """Permissions do not stop root, so the store says no here."""
     real = storage.open_read
 
-    def closed(uri: str, start: int = 0) -> Any:
-        if uri.endswith("secret.txt"):
+    def closed(file: Any, *args: Any) -> Any:
+        if file.uri.endswith("secret.txt"):
             raise PermissionError(13, "Permission denied")
-        return real(uri, start)
+        return real(file, *args)
 
     monkeypatch.setattr(storage, "open_read", closed)
     (tmp_path / "in").mkdir()

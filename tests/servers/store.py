@@ -53,4 +53,4 @@ def forget_clients() -> None:
     """fsspec keeps clients, and what they have listed, for as long as the process lives."""
     for loaded in set(fsspec.registry.values()):
         loaded.clear_instance_cache()
-    storage._filesystem.cache_clear()
+    storage.forget_stores()

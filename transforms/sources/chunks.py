@@ -35,13 +35,18 @@ def read_chunks(piece: Slice) -> Iterator[bytes]:
         BadFile: it cannot be opened or read, or it is compressed and truncated, corrupt, empty (not even one member)
             or not what its name says. All that came before the damage has been yielded then.
     """
-    with reading(piece.file.uri), storage.open_read(piece.file.uri, max(piece.start - 1, 0)) as file:
+    with reading(piece.file.uri), storage.open_read(piece.file, max(piece.start - 1, 0), _end(piece)) as file:
         size = _READ_BYTES.get(piece.codec, CHUNK_BYTES)
         raw = iter(lambda: file.read(size), b"")
         if piece.codec:
             yield from _gathered(decompress(raw, piece.codec, piece.file.uri))
         else:
             yield from raw
+
+
+def _end(piece: Slice) -> int | None:
+    """Where reading is likely to end; None where that is the file's end."""
+    return None if piece.codec or piece.whole else piece.stop
 
 
 @contextlib.contextmanager
@@ -105,7 +110,7 @@ def decompress(raw: Iterator[bytes], codec: str, uri: str) -> Iterator[bytes]:
 def read_head(piece: Slice, stored_bytes: int) -> tuple[int, bytes]:
     """`(bytes read, their content decompressed)` from the piece's start on: at most `stored_bytes` of the file, and no
     more of a compressed one than makes that much content. For estimates: damage ends it and is not told."""
-    with reading(piece.file.uri), storage.open_read(piece.file.uri, piece.start) as file:
+    with reading(piece.file.uri), storage.open_read(piece.file, piece.start, piece.start + stored_bytes) as file:
         if not piece.codec:
             content = file.read(stored_bytes)
             return len(content), content

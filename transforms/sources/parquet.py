@@ -28,7 +28,7 @@ def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
     Raises:
         BadFile: no readable Parquet, or a column is missing, or of a type that is no text (no text or integer: the id).
     """
-    with _opened(piece.file.uri) as parquet:
+    with _opened(piece.file) as parquet:
         names = [options.text_column, *([options.id_column] if options.id_column else []), *options.keep_columns]
         paths = [_path(piece.file.uri, parquet.schema_arrow, name) for name in names]
         _check_types(piece, parquet.schema_arrow, options, paths)
@@ -42,13 +42,13 @@ def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
 
 def parquet_row_groups(file: FileInfo) -> list[tuple[int, int]]:
     """`(rows, bytes)` of each row group, from the footer alone; bytes of all columns, before compression."""
-    with _opened(file.uri) as parquet:
+    with _opened(file) as parquet:
         groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
         return [(g.num_rows, g.total_byte_size) for g in groups]
 
 
 def parquet_schema(file: FileInfo) -> pa.Schema:
-    with _opened(file.uri) as parquet:
+    with _opened(file) as parquet:
         return parquet.schema_arrow
 
 
@@ -63,8 +63,9 @@ def kept_fields(piece: Slice, options: ReadOptions) -> list[pa.Field]:
 
 
 @contextlib.contextmanager
-def _opened(uri: str) -> Iterator[pq.ParquetFile]:
-    with reading(uri), storage.open_read(uri) as file:
+def _opened(listed: FileInfo) -> Iterator[pq.ParquetFile]:
+    uri = listed.uri
+    with reading(uri), storage.open_random(listed) as file:
         try:
             yield pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
         except (ConnectionError, TimeoutError):

@@ -146,16 +146,17 @@ def test_an_unreadable_file_says_why(write, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.csv", "a.txt.gz", "a.parquet"])
 def test_a_file_without_permission_says_so_in_every_format(name: str, write, monkeypatch) -> None:
-    def refuse(uri: str, start: int = 0) -> None:
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), uri)
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     piece = write(name, b"x\n")
     monkeypatch.setattr(storage, "open_read", refuse)
+    monkeypatch.setattr(storage, "open_random", refuse)
     assert rows_until_bad_file(piece)[1] == "cannot be read: Permission denied"
 
 
 def test_a_lost_connection_is_not_the_files_fault(write, monkeypatch) -> None:
-    def lose(uri: str, start: int = 0) -> None:
+    def lose(*_: object) -> None:
         raise ConnectionResetError("peer went away")
 
     piece = write("a.txt", b"x\n")
