@@ -25,7 +25,16 @@ from schemas.splits import FileInfo
 from schemas.store_faults import LIST, READ, REMOVE, WRITE
 from schemas.stores import Entry, ReadOnly, Store, changed_at, file_info, is_file
 
-__all__ = ["ANY_HTTP", "NO_HTTP", "PUBLIC_HTTP", "READ_BUFFER_BYTES", "TEMPORARY", "blanked", "permit_http", "permitted_http"]
+__all__ = [
+    "ANY_HTTP",
+    "NO_HTTP",
+    "PUBLIC_HTTP",
+    "READ_BUFFER_BYTES",
+    "TEMPORARY",
+    "blanked",
+    "permit_http",
+    "permitted_http",
+]
 
 STORES: dict[str, type[Store]] = {
     "file": LocalDisk,
