@@ -24,7 +24,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.runners import create_runner
 from tqdm import tqdm
 
-from jobs.dataflow import on_dataflow
+from jobs.dataflow import on_dataflow, refusal
 from schemas.errors import InputError, RunFailed
 from transforms.progress import PROGRESS, Progress
 
@@ -148,6 +148,8 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     except (RunFailed, InputError) as error:
         raise type(error)(str(error).split(" [while running '", 1)[0]) from None
     except Exception as error:  # a runner in another process sends the text alone
+        if refused := refusal(error, options):
+            raise RunFailed(refused) from None
         text = str(error)
         if "RunFailed: " not in text:
             raise

@@ -45,6 +45,12 @@ def prepare(options: PipelineOptions, model: ResolvedModel | None = None) -> Non
         _one_encoder_a_worker(debug)
 
 
+def refusal(error: Exception, options: PipelineOptions) -> str:
+    """What Dataflow or the store it stages to has against a job; empty where the error is none of theirs."""
+    theirs = type(error).__module__.startswith(("google.", "requests.")) or isinstance(error, OSError)
+    return f"Dataflow took no job: {str(error).splitlines()[0]}" if theirs and on_dataflow(options) else ""
+
+
 def _check_image(options: PipelineOptions) -> None:
     setup = options.view_as(SetupOptions)
     if not (options.view_as(WorkerOptions).sdk_container_image or setup.setup_file or setup.extra_packages):
