@@ -105,7 +105,7 @@ def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
     assert found.shape == wanted.shape
     assert found.dtype == np.float32
     assert found.flags.c_contiguous
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6 * max(1, np.abs(wanted).max()))  # CPUs differ by 2e-7
 
 
 @pytest.fixture(scope="module")
