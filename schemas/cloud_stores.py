@@ -5,11 +5,15 @@ no object is looked at a second time; and creates on the condition that nothing 
 """
 
 import logging
+import re
+from collections.abc import Iterable
 from typing import Any
+
+from fsspec.utils import glob_translate
 
 from schemas.splits import FileInfo
 from schemas.store_faults import Changed, status_of
-from schemas.stores import Store
+from schemas.stores import Entry, Store
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
 """A server that says nothing for so long is given up, and asked again."""
@@ -126,6 +130,37 @@ class Azure(Store):
             return super().uri(path)
         container, _, name = path.partition("/")
         return f"{self.scheme}://{container}@{self.authority}/{name}"
+
+    def list_folder(self, path: str) -> list[Entry]:
+        return self.run(self._list, path)
+
+    async def _list(self, path: str) -> list[Entry]:
+        """adlfs would list all that begins like the folder's name, and loses folders that hold only markers."""
+        from azure.storage.blob.aio import BlobPrefix
+
+        container, name, _ = self.fs.split_path(path)
+        prefix = f"{name.rstrip('/')}/" if name else ""
+        async with self.fs.service_client.get_container_client(container) as place:
+            found = [blob async for blob in place.walk_blobs(name_starts_with=prefix, include=["metadata"])]
+        folders = [b for b in found if isinstance(b, BlobPrefix)]
+        files = await self.fs._details([b for b in found if not isinstance(b, BlobPrefix)])
+        return [*files, *({"name": f"{container}/{b.name}", "size": 0, "type": "directory"} for b in folders)]
+
+    def below(self, path: str) -> Iterable[Entry]:
+        return self.run(self._below, path)
+
+    async def _below(self, path: str) -> list[Entry]:
+        """adlfs takes the slash away from markers of folders, and what is left looks like an empty file."""
+        container, name, _ = self.fs.split_path(path)
+        prefix = f"{name.rstrip('/')}/" if name else ""
+        async with self.fs.service_client.get_container_client(container) as place:
+            found = [blob async for blob in place.list_blobs(name_starts_with=prefix, include=["metadata"])]
+        return await self.fs._details([blob for blob in found if not blob.name.endswith("/")])
+
+    def matching(self, pattern: str) -> Iterable[Entry]:
+        fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0]
+        wanted = re.compile(glob_translate(pattern))
+        return [entry for entry in self.below(fixed) if wanted.match(entry["name"])]
 
     def fetch(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
         return self.run(self._get, path, file.etag, start, stop, moves=stop - start)

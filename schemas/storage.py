@@ -123,7 +123,13 @@ def listing(folder: str) -> dict[str, FileInfo]:
 
 def names_before(folder: str, moment: float) -> list[str]:
     """Names of the files directly in `folder` that last changed before `moment` (seconds since the epoch)."""
-    return sorted(_name(e) for e in _entries(folder)[1] if is_file(e) and changed_at(e) < moment)
+    return sorted(_name(e) for e in _entries(folder)[1] if is_file(e) and _surely_changed_at(e) < moment)
+
+
+def _surely_changed_at(entry: Entry) -> float:
+    """Not earlier than the file really changed: some stores tell whole seconds."""
+    said = changed_at(entry)
+    return said + 1 if said == int(said) else said
 
 
 def names(folder: str) -> list[str]:

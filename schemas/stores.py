@@ -81,7 +81,11 @@ class Store:
 
     def entries(self, path: str) -> list[Entry]:
         """All that is directly in a folder. Raises FileNotFoundError."""
-        return [e for e in self.call("ls", path, detail=True) if e["name"].rstrip("/") != path.rstrip("/")]
+        return [e for e in self.list_folder(path) if e["name"].rstrip("/") != path.rstrip("/")]
+
+    def list_folder(self, path: str) -> list[Entry]:
+        """The same, perhaps with a marker of the folder itself."""
+        return self.call("ls", path, detail=True)
 
     def below(self, path: str) -> Iterable[Entry]:
         """All files below a folder."""
