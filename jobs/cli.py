@@ -25,8 +25,10 @@ from apache_beam.runners import create_runner
 from tqdm import tqdm
 
 from jobs.dataflow import on_dataflow, refusal
+from schemas import storage
 from schemas.errors import InputError, RunFailed
 from transforms.progress import PROGRESS, Progress
+from transforms.trace import TRACE
 
 REFRESH_SECONDS = 0.5
 LOG_SECONDS = 30.0
@@ -124,6 +126,25 @@ def local_workers(options: PipelineOptions) -> int:
         return 0
     direct = options.view_as(DirectOptions)
     return max(1, direct.direct_num_workers) if direct.direct_running_mode == "multi_processing" else 1
+
+
+@contextlib.contextmanager
+def profiled(file: str | None, options: PipelineOptions) -> Iterator[None]:
+    """Writes a Chrome trace of the block to `file`, where one is named, and says what took which share of the time.
+
+    Raises:
+        InputError: the work is done in other processes, which this one does not see.
+    """
+    if not file:
+        yield
+        return
+    if not runs_here(options) or local_workers(options) > 1:
+        raise InputError("--profile: records this process alone, and the pipeline runs in others")
+    TRACE.start()
+    yield
+    storage.replace(file, TRACE.to_json())
+    shares = sorted(TRACE.shares().items(), key=lambda item: -item[1])
+    say("share of the time: " + ", ".join(f"{name} {share:.1%}" for name, share in shares) + f"; {file}")
 
 
 class Submitted(NamedTuple):

@@ -169,6 +169,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--encode_accelerator", metavar="TYPE", help="resource hint of the encode step alone: type:nvidia-l4;count:1;…")
     add("--encode_min_ram", metavar="SIZE", help="resource hint of the encode step alone: 16GB")
     add("--plan", action="store_true", help="say what would be done and how long it would take; do nothing")
+    add("--profile", metavar="FILE", help="write what took the time, as a Chrome trace; DirectRunner only")
     add("--json", action="store_true", help="the summary as one JSON object on stdout")
     return own
 
@@ -199,7 +200,7 @@ def run(argv: Sequence[str] | None) -> None:
         cli.put_result(predicted, _lines(predicted), args.json)
         return
     finish_removals(config.output)
-    with cli.progress_bar(plan.input_bytes):
+    with cli.profiled(args.profile, options), cli.progress_bar(plan.input_bytes):
         submitted = cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
     if submitted:
         cli.put_submitted(submitted, config.output, args.json)

@@ -18,6 +18,7 @@ from schemas.rejects import Reason
 from transforms.encoder import Encoded, Encoder
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.progress import PROGRESS
+from transforms.trace import TRACE
 from transforms.watchdog import Watchdog
 from transforms.write import EncodedBlock, encoder_rejects
 
@@ -52,8 +53,12 @@ class _EncodeBlock(beam.DoFn):
         self.rows = Metrics.counter("embed", "rows")
 
     def setup(self) -> None:
-        self.encoder = self.shared.acquire(lambda: Encoder(self.model, self.options))
+        self.encoder = self.shared.acquire(self._load)
         self.watchdog = Watchdog(self.timeout_seconds)
+
+    def _load(self) -> Encoder:
+        with TRACE.span("load model"):
+            return Encoder(self.model, self.options)
 
     def process(self, block: Block) -> Iterator[Any]:
         with self.watchdog.watch(block.name):

@@ -17,6 +17,7 @@ import numpy as np
 from schemas.rejects import Reason
 from transforms.device import DEFAULT_BATCH_TOKENS, choose_device, cpu_threads
 from transforms.model import EncodeOptions, ResolvedModel
+from transforms.trace import TRACE
 
 FIDELITY_ROWS = 8
 OnBatch = Callable[[int, int], None]
@@ -93,7 +94,8 @@ class Encoder:
             return self._model.tokenizer.windows(texts)
 
     def _encode_unique(self, texts: list[str], copies: np.ndarray, on_batch: OnBatch | None) -> Encoded:
-        tokens = self._model.tokenizer(texts)
+        with TRACE.span("tokenize", texts=len(texts)):
+            tokens = self._model.tokenizer(texts)
         truncated = tokens.counts > self._model.tokenizer.limit
         vectors = np.zeros((len(texts), self.dim), np.float32)
         failures: list[Failure] = []
@@ -124,9 +126,10 @@ class Encoder:
             return ()
         sample = sorted(rows.tolist(), key=lambda row: (zlib.crc32(texts[row].encode("utf-8", "replace")), texts[row]))
         chosen = np.array(sample[:FIDELITY_ROWS])  # one at a time: nothing is padded
-        exact = np.concatenate(
-            [self._pool.submit(self._model.reference, tokens, row).result() for row in chosen[:, None]]
-        )
+        with TRACE.span("measure fidelity"):
+            exact = np.concatenate(
+                [self._pool.submit(self._model.reference, tokens, row).result() for row in chosen[:, None]]
+            )
         found = vectors[chosen]
         lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
         return tuple(((exact * found).sum(axis=1) / np.maximum(lengths, 1e-30)).tolist())
@@ -147,7 +150,8 @@ class _Job:
         if len(rows) > 1 and len(rows) * int(self.tokens.lengths[rows].max()) > self.batch_tokens:
             return self._halves(rows)
         try:
-            self.vectors[rows] = self.model(self.tokens, rows)
+            with TRACE.span("compute", texts=len(rows), width=int(self.tokens.lengths[rows].max())):
+                self.vectors[rows] = self.model(self.tokens, rows)
         except Exception as error:
             if len(rows) == 1:
                 message = f"{type(error).__name__}: {error}"

@@ -37,6 +37,7 @@ from schemas.rejects import BLANK_REASONS
 from transforms.duplicates import check_ids
 from transforms.gather import keyed_by
 from transforms.plan import Plan
+from transforms.trace import TRACE
 from transforms.write import REJECTS_FOLDER, EncodedBlock, RejectPart, write_part
 
 
@@ -54,7 +55,8 @@ def _publish_records(keyed: tuple[None, Iterable[tuple[str, Any]]]) -> int:
     for kind, record in keyed[1]:
         found[kind].append(record)
     (plan,) = found["plan"]
-    return publish(plan, found["reads"], found["parts"], found["rejects"]).version
+    with TRACE.span("publish"):
+        return publish(plan, found["reads"], found["parts"], found["rejects"]).version
 
 
 def publish(plan: Plan, reads: Sequence[SplitRead], parts: Sequence[Part], rejects: Sequence[RejectPart]) -> Manifest:

@@ -16,6 +16,7 @@ from schemas.splits import Slice, Split
 from transforms.cut import AnchorFinder, Cutter, row_hash
 from transforms.progress import PROGRESS
 from transforms.sources import BadFile, BlankLine, ReadOptions, Row, read_rows
+from transforms.trace import TRACE
 
 REJECTS_PER_CHUNK = 1000
 ANCHOR_SEARCH_SPLITS = 4
@@ -188,7 +189,7 @@ class _ReadSplit(beam.DoFn):
         self.options = options
 
     def process(self, split: Split) -> Iterator[Any]:
-        for item in read_split(split, self.options):
+        for item in TRACE.each("read", read_split(split, self.options)):
             if isinstance(item, Block):
                 yield item
             else:

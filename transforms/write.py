@@ -19,6 +19,7 @@ from schemas.manifest import PartEntry
 from schemas.model import ModelFingerprint
 from schemas.rejects import RAW_BYTES, Reason, Reject, rejects_table
 from transforms.progress import PROGRESS
+from transforms.trace import TRACE
 
 REJECTS_FOLDER = "_rejects"
 
@@ -143,7 +144,8 @@ class AdoptParts(beam.PTransform):
 
 
 def _adopt_block(block: Block, output: str, fingerprint: ModelFingerprint) -> Iterator[Any]:
-    part = find_part(output, block, fingerprint)
+    with TRACE.span("find part"):
+        part = find_part(output, block, fingerprint)
     if part is None:
         yield block
         return
@@ -167,7 +169,8 @@ class WriteParts(beam.PTransform):
 
 
 def _write_and_count(output: str, fingerprint: ModelFingerprint, overwrite: bool, block: EncodedBlock) -> Part:
-    part = write_part(output, block, fingerprint, overwrite)
+    with TRACE.span("write", rows=block.stats.rows_out):
+        part = write_part(output, block, fingerprint, overwrite)
     PROGRESS.add(parts=1, input_bytes=block.input_bytes)
     return part
 

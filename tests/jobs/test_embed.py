@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -384,3 +385,29 @@ def test_vectors_that_are_no_numbers_are_rejected(
 
 def test_main_is_what_the_module_runs() -> None:
     assert embed.main([]) == 2
+
+
+@pytest.mark.model
+def test_a_profile_is_a_chrome_trace_of_every_step_and_says_the_shares(run_job: Run, tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("one\ntwo\n\nthree\n")
+    ran = run_job(path, "--profile", tmp_path / "trace.json", "--dtype", "bfloat16")
+    assert ran.status == 0
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    steps = {e["name"]: e["args"] for e in events if e["ph"] == "X"}
+    beside = {"read", "find part", "load model", "measure fidelity", "publish"}
+    assert {*beside, "tokenize", "compute", "write"} == set(steps)
+    assert (steps["tokenize"], steps["compute"], steps["write"]) == (
+        {"texts": 3},
+        {"texts": 3, "width": 3},
+        {"rows": 3},
+    )
+    assert re.search(r"share of the time: .*write \d+\.\d%.*; .*trace.json", ran.stderr)
+
+
+def test_a_profile_of_other_processes_is_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "in.txt"
+    path.write_text("one\n")
+    ran = run(path, "--profile", "t.json", "--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
+    assert ran.status == 2
+    assert "--profile: records this process alone" in ran.stderr
