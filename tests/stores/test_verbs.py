@@ -219,8 +219,8 @@ def test_listings_show_what_others_wrote_and_removed_meanwhile(folder: str, put_
 def test_names_before_a_moment_are_those_that_changed_before_it(folder: str) -> None:
     uri = storage.join(folder, "old")
     storage.create(uri, b"1")
-    time.sleep(2)  # some stores tell whole seconds
-    moment = time.time() - 0.5
+    time.sleep(2.5 - time.time() % 1)  # the middle of a second: some stores tell whole ones only
+    moment = time.time()
     storage.create(storage.join(folder, "new"), b"1")
     assert storage.names_before(folder, moment) == ["old"]
     assert storage.names_before(folder, moment - 60) == []
