@@ -67,7 +67,20 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     own.register("action", "store_true", _Switch)
+    _add_http_flags(own)
     return own
+
+
+def _add_http_flags(own: argparse.ArgumentParser) -> None:
+    add = own.add_argument
+    add("--allow_http", action="store_true", help="read http(s) URLs too, at public addresses")
+    add("--allow_private_http", action="store_true", help="read http(s) URLs at private and local addresses too")
+
+
+def _http_level(args: argparse.Namespace) -> str:
+    if args.allow_private_http:
+        return storage.ANY_HTTP
+    return storage.PUBLIC_HTTP if args.allow_http else storage.NO_HTTP
 
 
 def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, PipelineOptions]:
@@ -89,6 +102,7 @@ def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[arg
         raise InputError(f"{stray[0]}: is no flag and belongs to none")
     options = PipelineOptions(rest)
     runner_of(options)
+    storage.permit_http(_http_level(args))
     return args, options
 
 

@@ -128,7 +128,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--id_column", help="column or field that holds unique ids")
     add("--id_from", default="offset", choices=["offset", "text"], help="without --id_column: what ids are made of")
     add("--keep_columns", default="", metavar="A,B", help="columns to carry over into the dataset")
-    add("--model", default="all-MiniLM-L6-v2", help="a name, a model hub's id, or a folder")
+    add("--model", default="all-MiniLM-L6-v2", help="a name, a model hub's id, or a folder, s3://bucket/model too")
     add("--model_revision", help="revision on the model hub")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where the encoder computes")
     add("--dtype", default="float32", choices=["float32", "bfloat16", "float16", "auto"], help="of the transformer")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from schemas import storage
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from schemas.splits import Slice, digest
@@ -63,6 +64,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         rows_per_part=config.rows_per_part,
         split_bytes=config.split_bytes,
         skip_bad_files=config.skip_bad_files,
+        http=storage.permitted_http(),
     )
     return plan, blocks, _why_anew(config, base, model, recorded)
 

@@ -139,7 +139,7 @@ def manifest_uri(output: str, version: int) -> str:
 
 def versions(output: str) -> list[int]:
     """Published versions of the dataset in `output`, oldest first."""
-    names = storage.listing(storage.join(output, FOLDER))
+    names = storage.names(storage.join(output, FOLDER))
     return sorted(int(m[1]) for m in map(_NAME.fullmatch, names) if m)
 
 

@@ -59,5 +59,5 @@ def write_table(output: str, folder: str, table: pa.Table, fingerprint: ModelFin
 
 
 def read_table(uri: str, columns: list[str] | None = None, **options: Any) -> pa.Table:
-    with storage.open_read(uri) as file:
+    with storage.open_random(uri) as file:
         return pq.read_table(file, columns=columns, page_checksum_verification=True, **options)

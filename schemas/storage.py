@@ -174,9 +174,9 @@ def find(pattern: str) -> list[FileInfo]:
     except FileNotFoundError:
         entries = []
     except RunFailed as error:
-        raise InputError(f"--input {error}") from None
+        raise InputError(str(error)) from None
     except OSError as error:
-        raise InputError(f"--input {pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
+        raise InputError(f"{pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
     fixed = len(fixed_folder(pattern))
     found = [file_info(store, entry) for entry in entries if is_file(entry)]
     return sorted(f for f in found if not any(p[:1] in ("_", ".") for p in f.uri[fixed:].split("/")))

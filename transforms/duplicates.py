@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from schemas import storage
 from schemas.errors import RunFailed
 from schemas.manifest import PartEntry
+from schemas.splits import FileInfo
 
 BUCKETS = 64
 EXAMPLES = 5
@@ -42,7 +43,7 @@ def check_ids(output: str, parts: Sequence[PartEntry]) -> None:
 
 def _ids(output: str, parts: Iterable[PartEntry]) -> Iterator[np.ndarray]:
     for part in parts:
-        with storage.open_read(storage.join(output, part.name)) as file:
+        with storage.open_random(FileInfo(storage.join(output, part.name), part.size, "")) as file:
             yield pq.read_table(file, columns=["id"]).column("id").to_numpy()
 
 

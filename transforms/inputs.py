@@ -1,5 +1,6 @@
 """Inputs -> splits: listing, slicing, packing, and what a published version lets this run take over."""
 
+import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -28,7 +29,10 @@ def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
     """
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
-        files = storage.find(pattern)
+        try:
+            files = storage.find(pattern)
+        except InputError as error:
+            raise InputError(f"--input {error}") from None
         if not files:
             raise InputError(f"--input {pattern}: matches no file")
         found |= {file.uri: file for file in files}
@@ -119,6 +123,13 @@ def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> lis
 def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo], kind: str = "embeddings") -> None:
     """Raises InputError unless the output folder is new, empty or a dataset of ours of this kind, is writable, and
     neither holds an input nor lies in an input folder. What a killed run left there is ours. Leaves nothing behind."""
+    try:
+        _check_output(output, patterns, inputs, kind)
+    except RunFailed as error:
+        raise InputError(f"--output {output}: {error}") from None
+
+
+def _check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo], kind: str) -> None:
     if storage.stat(output) is not None:
         raise InputError(f"--output {output}: is a file; name a folder")
     root = storage.folder_uri(output)
@@ -141,10 +152,11 @@ def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo
     there = newest_manifest(output)
     if there and there.kind != kind:
         raise InputError(f"--output {output}: holds a dataset of {there.kind}, not of {kind}; name another folder")
-    try:
-        storage.probe_write(output)
-    except RunFailed as error:
-        raise InputError(f"--output {output}: {error}") from None
+    if not storage.probe_write(output):
+        logging.warning(
+            f"--output {output}: this store knows no puts on a condition, so of two runs that publish there at once "
+            "the later one wins and neither is told: run one at a time"
+        )
 
 
 def _is_ours(name: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from schemas.errors import InputError, RunFailed
 from schemas.model import ModelFingerprint
+from transforms.fetched_model import fetch_model
 from transforms.model_folder import (
     NOT_PART_OF_THE_MODEL,
     WEIGHTS_OF_OTHERS,
@@ -43,7 +44,7 @@ class EncodeOptions:
         InputError: a value that its flag does not have.
     """
 
-    model: str = "all-MiniLM-L6-v2"  # a local folder, the bundled name, or a Hugging Face id
+    model: str = "all-MiniLM-L6-v2"  # a folder, here or in a store, the bundled name, or a Hugging Face id
     model_revision: str | None = None  # of a Hugging Face id: branch, tag or commit
     device: str = "auto"  # auto takes cuda, then mps, then cpu
     dtype: str = "float32"  # of the transformer alone; auto is bfloat16 where the device is fast at it
@@ -83,12 +84,15 @@ class EncodeOptions:
 class ResolvedModel:
     """A model that was found: all that a worker needs besides the options."""
 
-    place: str  # a folder, or PACKAGED: workers have a copy of their own, wherever their Python keeps it
+    place: str  # a folder here or in a store, or PACKAGED: workers have a copy of their own, wherever their Python is
     fingerprint: ModelFingerprint
 
     @property
     def folder(self) -> str:
-        """The model on this machine's disk. Raises RunFailed where this worker lacks the package."""
+        """The model on this machine's disk. Raises RunFailed where this worker lacks the package, or where another
+        model is in the store by now."""
+        if "://" in self.place:
+            return str(fetch_model(self.place, self.fingerprint.weights_sha256))
         if self.place != PACKAGED:
             return self.place
         found = _packaged()
@@ -130,8 +134,10 @@ def _dtype(options: EncodeOptions) -> str:
 
 
 def _find(options: EncodeOptions) -> tuple[Path, str]:
-    """`(folder, place)`: a local folder, else the bundled package, else the Hugging Face cache or hub."""
-    path = Path(options.model).expanduser()
+    """`(folder, place)`: one in a store, a local one, else the bundled package, else the Hugging Face cache or hub."""
+    if "://" in options.model and not options.model.startswith("file://"):
+        return fetch_model(options.model), options.model
+    path = Path(options.model.removeprefix("file://")).expanduser()
     if path.is_dir():
         return path.resolve(), str(path.resolve())
     tried = [f"local folder: {'is a file' if path.is_file() else 'there is none'}"]

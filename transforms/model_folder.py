@@ -89,12 +89,13 @@ def folder_sha256(folder: Path) -> str:
     seen = hashlib.sha256()
     for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
         name = path.relative_to(folder)
-        if path.is_file() and _counts(name):
+        if path.is_file() and counts(name):
             seen.update(f"{name.as_posix()}\n{file_sha256(path)}\n".encode())
     return seen.hexdigest()
 
 
-def _counts(name: Path) -> bool:
+def counts(name: Path) -> bool:
+    """Whether a file of a model's folder, by its name in it, has a part in the vectors."""
     hidden = any(part.startswith(".") for part in name.parts)
     other = name.parts[0] in NOT_PART_OF_THE_MODEL or name.name in OTHER_FILES or name.suffix in OTHER_SUFFIXES
     return not hidden and not other

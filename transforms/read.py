@@ -25,7 +25,7 @@ ANCHOR_SEARCH_SPLITS = 4
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BlockOptions:
-    """What turns rows into blocks. All of it but `skip_bad_files` is part of every split's identity."""
+    """What turns rows into blocks. All of it but the last two is part of every split's identity."""
 
     read: ReadOptions
     kept: pa.Schema
@@ -34,6 +34,7 @@ class BlockOptions:
     rows_per_part: int = 16_384
     split_bytes: int = 8 << 20
     skip_bad_files: bool = False
+    http: str = storage.NO_HTTP  # what workers may read by http
 
 
 def read_split(split: Split, options: BlockOptions) -> Iterator[Block | RejectChunk | SplitRead]:
@@ -187,6 +188,9 @@ class ReadBlocks(beam.PTransform):
 class _ReadSplit(beam.DoFn):
     def __init__(self, options: BlockOptions) -> None:
         self.options = options
+
+    def setup(self) -> None:
+        storage.permit_http(self.options.http)
 
     def process(self, split: Split) -> Iterator[Any]:
         for item in TRACE.each("read", read_split(split, self.options)):

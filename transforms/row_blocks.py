@@ -38,10 +38,11 @@ class Source(NamedTuple):
     uri: str
     version: int
     run: str  # token of the run that published it: of two datasets at one place, which
+    http: str = storage.NO_HTTP  # what workers may read by http
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Source":
-        return cls(dataset.uri, dataset.manifest.version, dataset.manifest.run)
+        return cls(dataset.uri, dataset.manifest.version, dataset.manifest.run, storage.permitted_http())
 
 
 def plan_blocks(n_rows: int, block_rows: int) -> list[RowBlock]:
@@ -110,7 +111,7 @@ class Rows:
     def _read_part(self, part: PartEntry, low: int, high: int, columns: Sequence[str]) -> pa.Table:
         uri = self.dataset.part_uri(part)
         try:
-            with storage.open_read(uri) as file:
+            with storage.open_random(self.dataset.part_file(part)) as file:
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
                 sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)]
                 ends = np.cumsum(sizes)
@@ -138,6 +139,7 @@ def rows_of(source: Source) -> Rows:
     Raises:
         RunFailed: it is no longer there.
     """
+    storage.permit_http(source.http)
     try:
         rows = Rows(open_dataset(source.uri, source.version))
     except InputError as error:

@@ -133,6 +133,6 @@ class _Cursor:
 def open_work(uri: str) -> BinaryIO:
     """A file of work in progress. Raises RunFailed where a run beside this one has published and cleaned up."""
     try:
-        return storage.open_read(uri)
+        return storage.open_random(uri)
     except FileNotFoundError:
         raise RunFailed(f"{uri}: gone, as a run beside this one published and cleaned up; run again") from None

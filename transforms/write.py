@@ -57,7 +57,7 @@ def _adopt(output: str, name: str, split_id: str, number: int, rows: int, finger
     if info is None:
         return None
     try:
-        with storage.open_read(uri) as file:
+        with storage.open_random(info) as file:
             schema, stats = read_footer(file)
         made_by = ModelFingerprint.from_json(schema.metadata[MODEL_KEY])
     except (pa.ArrowInvalid, KeyError, ValueError, TypeError, OSError):

@@ -90,8 +90,8 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_told(monkeypatch: pytest.M
 
 def test_a_url_is_not_found_and_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked"))
-    with pytest.raises(InputError, match="no name of a repository"):
-        resolve_model(EncodeOptions(model="s3://bucket/model"))
+    with pytest.raises(InputError, match="the web has no folders"):
+        resolve_model(EncodeOptions(model="https://example.com/model"))
 
 
 def test_a_revision_of_the_cached_repository_is_used_without_network(
