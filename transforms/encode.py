@@ -1,6 +1,7 @@
 """Block -> encoded block: the DoFn that holds the model."""
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +23,7 @@ from transforms.trace import TRACE
 from transforms.watchdog import Watchdog
 from transforms.write import EncodedBlock, encoder_rejects
 
+_LOGGER = logging.getLogger(__name__)
 ERROR_CHARACTERS = 300
 
 
@@ -57,8 +59,11 @@ class _EncodeBlock(beam.DoFn):
         self.watchdog = Watchdog(self.timeout_seconds)
 
     def _load(self) -> Encoder:
+        started = time.monotonic()
         with TRACE.span("load model"):
-            return Encoder(self.model, self.options)
+            encoder = Encoder(self.model, self.options)
+        _LOGGER.info("%s loaded in %.1f s", self.model.fingerprint.name, time.monotonic() - started)
+        return encoder
 
     def process(self, block: Block) -> Iterator[Any]:
         with self.watchdog.watch(block.name):
