@@ -6,6 +6,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import grpc
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
@@ -182,13 +184,23 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
         return _submitted(pipeline.result, options) if standard.no_wait_until_finish else None
     except (RunFailed, InputError) as error:
         raise type(error)(str(error).split(" [while running '", 1)[0]) from None
-    except Exception as error:  # a runner in another process sends the text alone
-        if refused := refusal(error, options):
-            raise RunFailed(refused) from None
-        text = str(error)
-        if "RunFailed: " not in text:
-            raise
-        raise RunFailed(text.rsplit("RunFailed: ", 1)[1].split("\n", 1)[0].split(" [while running", 1)[0]) from None
+    except Exception as error:
+        if told := _told(error, options):
+            raise told from None
+        raise
+
+
+def _told(error: Exception, options: PipelineOptions) -> Exception | None:
+    """What a failure comes down to for the person; None where it is a bug, which keeps its traceback."""
+    if refused := refusal(error, options):
+        return RunFailed(refused)
+    if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+        return RunFailed(f"--runner: the job server is gone ({error.details()}); the engine's own log says more")
+    # A worker in another process sends the text alone.
+    if lines := re.findall(r"\b(RunFailed|InputError): (.*?)(?: \[while running .*)?$", str(error), re.MULTILINE):
+        kind, message = lines[-1]
+        return (RunFailed if kind == "RunFailed" else InputError)(message)
+    return None
 
 
 def submits_only(options: PipelineOptions) -> bool:
@@ -226,8 +238,21 @@ def main(job: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
 def _quiet_libraries() -> None:
     """Beam logs a step's exception with its traceback before raising it; ours is one clear line."""
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    logging.getLogger().addFilter(_not_a_job_message)
+    threading.excepthook = _excepthook
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+
+def _not_a_job_message(record: logging.LogRecord) -> bool:
+    """An engine's messages are Java stack traces, each attempt's; the last is raised when the job has failed."""
+    return record.module != "portable_runner"
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    """Workers in this process end with an exception each time that the engine hangs up on them."""
+    if not (args.thread and args.thread.name.startswith("run_worker_")):
+        threading.__excepthook__(args)
 
 
 @contextlib.contextmanager
@@ -271,14 +296,18 @@ def put_submitted(submitted: Submitted, output: str, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int, status: Callable[[Progress, float], tuple[int, str]] = _embedded) -> Iterator[None]:
+def progress_bar(
+    total: int, status: Callable[[Progress, float], tuple[int, str]] = _embedded, here: bool = True
+) -> Iterator[None]:
     """Shows on stderr how far the block is, and the time left.
 
     total: of what there is to do: bytes of input, or pairs
     status: from what was done since the start, and the seconds that it took, how much of the total that is, and a line
+    here: workers are in this process; of others only the engine's own screen tells
     """
     done = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(total, status, done), daemon=True)
+    watch, args = (_watch, (total, status, done)) if here else (_watch_elsewhere, (done,))
+    watcher = threading.Thread(target=watch, args=args, daemon=True)
     watcher.start()
     try:
         yield
@@ -301,3 +330,9 @@ def _watch(total: int, status: Callable[[Progress, float], tuple[int, str]], don
                 bar.refresh()
             else:
                 say(f"{100 * share // max(1, total)}% {line}")
+
+
+def _watch_elsewhere(done: threading.Event) -> None:
+    started = time.monotonic()
+    while not done.wait(LOG_SECONDS):
+        say(f"{time.monotonic() - started:.0f} s; how far the workers are is on the engine's screen")

@@ -9,12 +9,13 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.transforms.resources import parse_resource_hints
 
-from jobs import cli, dataflow
+from jobs import cli, dataflow, engines
 from jobs.embed_backend import settle_backend
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import estimate, sample_rows
@@ -184,23 +185,31 @@ def config_of(args: argparse.Namespace) -> EmbedConfig:
     return EmbedConfig(**own, input=tuple(args.input), read=read, encode=EncodeOptions(**chosen(EncodeOptions)))
 
 
+def _paths(config: EmbedConfig) -> dict[str, Sequence[str]]:
+    """What workers open, by flag. Models in the workers' image are there, wherever the workers are."""
+    model = config.encode.model
+    local = Path(model).is_dir() and not PurePath(model).is_relative_to(dataflow.BAKED_MODELS)
+    return {"--input": config.input, "--output": (config.output,), "--model": (model,) if local else ()}
+
+
 def run(argv: Sequence[str] | None) -> None:
     """The job. Raises InputError or RunFailed."""
     args, options = cli.parse(arguments(), argv)
     config = config_of(args)
+    engines.check(options, _paths(config), config.encode.device)
     config, model = settle_backend(config, cli.runs_here(options))
     dataflow.prepare(options, model)
     plan, blocks, why = make_plan(config, model)
     sample = sample_rows(plan, blocks)
-    here = cli.runs_here(options) and plan.todo
-    device = choose_device(config.encode.device) if here else config.encode.device
+    here = engines.workers_here(options)
+    device = choose_device(config.encode.device) if here and plan.todo else config.encode.device
     cli.say(describe(plan, model, device, why))
     if args.plan:
         predicted = estimate(plan, sample, model, config.encode)
         cli.put_result(predicted, _lines(predicted), args.json)
         return
     finish_removals(config.output)
-    with cli.profiled(args.profile, options), cli.progress_bar(plan.input_bytes):
+    with cli.profiled(args.profile, options), cli.progress_bar(plan.input_bytes, here=here):
         submitted = cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
     if submitted:
         cli.put_submitted(submitted, config.output, args.json)

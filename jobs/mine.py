@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import cli, dataflow
+from jobs import cli, dataflow, engines
 from jobs.mine_plan import MineConfig, describe, make_plan
 from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
@@ -48,11 +48,12 @@ def run(argv: Sequence[str] | None) -> None:
     """The job. Raises InputError or RunFailed."""
     args, options = cli.parse(arguments(), argv)
     config = MineConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(MineConfig)})
+    engines.check(options, {"--input": (config.input,), "--output": (config.output,)}, config.device)
     dataflow.prepare(options)
     plan, choice = make_plan(config, cli.local_workers(options))
     cli.say(describe(plan, choice))
     if not answered(plan):
-        with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared):
+        with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared, engines.workers_here(options)):
             submitted = cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
         if submitted:
             cli.put_submitted(submitted, config.output, args.json)

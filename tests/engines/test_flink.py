@@ -145,19 +145,19 @@ KILLS = {"taskmanager": kill_taskmanager, "worker": kill_worker}
 def test_a_process_killed_while_it_encodes_costs_nothing_but_time(
     flink: FlinkCluster, slow_workers: None, corpus: Path, clean_fake: Path, tmp_path: Path, victim: str
 ) -> None:
-    output = tmp_path / "out"
+    output, before = tmp_path / "out", _restarts(flink)
     driver = Driver("jobs.embed", *flink.external, *harness.arguments(corpus, output))
     wait_for(lambda: len(list(output.glob("part-*"))) >= 2, "the second part")
     KILLS[victim](flink, 1)
     assert not (output / "_SUCCESS").exists(), "the kill came too late to show anything"
     ended = driver.end()
     assert ended.status == 0, ended.stderr
-    assert _restarts(flink) >= 1
+    assert _restarts(flink) > before
     harness.assert_same_dataset(output, clean_fake)
 
 
 def test_taskmanager_and_worker_killed_with_the_real_model(flink: FlinkCluster, clean: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
+    output, before = tmp_path / "out", _restarts(flink)
     driver = Driver("jobs.embed", *flink.external, *SAMPLE, "--output", output)
     wait_for(lambda: list(output.glob("part-*")), "the first part")
     kill_worker(flink, 2)
@@ -165,6 +165,7 @@ def test_taskmanager_and_worker_killed_with_the_real_model(flink: FlinkCluster, 
     assert not (output / "_SUCCESS").exists(), "the kill came too late to show anything"
     ended = driver.end()
     assert ended.status == 0, ended.stderr
+    assert _restarts(flink) > before
     harness.assert_same_dataset(output, clean)
 
 
