@@ -13,7 +13,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
 from jobs import cli
-from schemas import storage
 from schemas.errors import InputError
 from transforms.device import choose_device
 
@@ -169,7 +168,7 @@ def _local_paths(engine: Engine, flags: Mapping[str, Any], paths: Mapping[str, S
         return
     for flag, names in paths.items():
         for name in names:
-            if storage.is_local(name) and not name.startswith("file://"):
+            if "://" not in name:
                 yield (
                     f"{flag} {name}: is on this machine, and the workers are on {where or container}; use a store "
                     "(gs://, s3://, …), or file:///PATH for a folder that all of them see"
