@@ -36,6 +36,9 @@ REFRESH_SECONDS = 0.5
 LOG_SECONDS = 30.0
 """Without a terminal, progress is a line this often."""
 
+INVALID_OPTIONS = "Pipeline has validations errors:"
+"""As Beam begins what it has against flags of its own."""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:  # argparse would print its whole usage
@@ -196,6 +199,8 @@ def _told(error: Exception, options: PipelineOptions) -> Exception | None:
         return RunFailed(refused)
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return RunFailed(f"--runner: the job server is gone ({error.details()}); the engine's own log says more")
+    if isinstance(error, ValueError) and str(error).startswith(INVALID_OPTIONS):
+        return InputError(f"--runner: {' '.join(str(error).removeprefix(INVALID_OPTIONS).split())}")
     # A worker in another process sends the text alone.
     if lines := re.findall(r"\b(RunFailed|InputError): (.*?)(?: \[while running .*)?$", str(error), re.MULTILINE):
         kind, message = lines[-1]

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
 
 from jobs import cli
 from schemas.errors import InputError
@@ -66,9 +65,6 @@ def check(options: PipelineOptions, paths: Mapping[str, Sequence[str]], device: 
     for refuse in (_missing_flags, _wrong_environment, _local_paths, _shared_gpu):
         for problem in refuse(engine, flags, paths, device):
             raise InputError(problem)
-    if not cli.runs_here(options):
-        for problem in PipelineOptionsValidator(options, cli.runner_of(options)).validate():
-            raise InputError(f"--runner {flags['runner']}: {problem}")
     if workers_here(options) and device not in ("auto", "cpu"):
         choose_device(device)
     for warning in _crowded_cores(engine, flags, device):

@@ -46,9 +46,6 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "one for each core",
     ),
     f"--runner=PortableRunner --job_endpoint=localhost:8099 {EXTERNAL} --sdk_worker_parallelism x": ("is no number",),
-    f"--runner=PortableRunner --job_endpoint=localhost:8099 {EXTERNAL} --environment_options=process_command=x": (
-        "--runner PortableRunner: ",
-    ),
     "--runner=PrismRunner": ("needs --prism_location", "deploy/install_engines.sh prism"),
     "--runner=prism --prism_location=nowhere/prism": ("--prism_location nowhere/prism: there is no such file",),
     "--runner=PrismRunner --prism_location=in/a.txt": ("is no program",),
@@ -90,6 +87,13 @@ def test_a_models_folder_must_be_where_the_workers_are(bundled_model: str, capsy
     stores = ["--input", "gs://bkt/in", "--output", "gs://bkt/out"]
     assert embed.main([*stores, "--model", bundled_model, *REMOTE.split()]) == 2
     assert f"--model {bundled_model}: is on this machine" in capsys.readouterr().err
+
+
+def test_what_beam_has_against_its_own_flags_is_one_line_too(capsys: pytest.CaptureFixture[str]) -> None:
+    both = "--runner=FlinkRunner --environment_type=LOOPBACK --environment_options=process_command=x"
+    assert embed.main(["--input", "in", "--output", "out", *both.split()]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: --runner: Option process_command is not compatible with environment type LOOPBACK")
 
 
 @pytest.fixture
