@@ -104,6 +104,7 @@ class Encoder:
         futures = {
             self._pool.submit(job.run, rows): rows for rows in _batches(tokens.lengths, wanted, self.batch_tokens)
         }
+        exact = {row: self._pool.submit(self._reference, tokens, row) for row in self._sample(texts, wanted)}
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -112,27 +113,29 @@ class Encoder:
                     on_batch(int(copies[rows].sum()), int(tokens.lengths[rows].sum()))
             if on_batch and len(wanted) < len(texts):
                 on_batch(int(copies.sum() - copies[wanted].sum()), 0)
+            self.batch_tokens = min(self.batch_tokens, job.batch_tokens)  # what did not fit will not fit next time
+            failures += _bad_vectors(vectors, wanted, {failure.row for failure in failures})
+            failed = {failure.row for failure in failures}
+            cosines = tuple(
+                _cosine(future.result(), vectors[row]) for row, future in exact.items() if row not in failed
+            )
         finally:
-            for future in futures:
+            for future in (*futures, *exact.values()):
                 future.cancel()
-        self.batch_tokens = min(self.batch_tokens, job.batch_tokens)  # what did not fit will not fit next time
-        failures += _bad_vectors(vectors, wanted, {failure.row for failure in failures})
-        cosines = self._cosines(texts, tokens, vectors, np.setdiff1d(wanted, [failure.row for failure in failures]))
         return Encoded(vectors, tokens.counts, truncated, sorted(failures), cosines)
 
-    def _cosines(self, texts: list[str], tokens: Any, vectors: np.ndarray, rows: np.ndarray) -> tuple[float, ...]:
-        """Cosines to float32 of the rows whose texts hash smallest: the same sample wherever these texts are met."""
-        if self._model.is_reference or not len(rows):
-            return ()
-        sample = sorted(rows.tolist(), key=lambda row: (zlib.crc32(texts[row].encode("utf-8", "replace")), texts[row]))
-        chosen = np.array(sample[:FIDELITY_ROWS])  # one at a time: nothing is padded
+    def _sample(self, texts: list[str], rows: np.ndarray) -> list[int]:
+        """Those whose texts hash smallest: the same wherever these texts are met. None where there is nothing to
+        compare."""
+        if self._model.is_reference:
+            return []
+        order = sorted(rows.tolist(), key=lambda row: (zlib.crc32(texts[row].encode("utf-8", "replace")), texts[row]))
+        return order[:FIDELITY_ROWS]
+
+    def _reference(self, tokens: Any, row: int) -> np.ndarray:
+        """Alone: nothing is padded."""
         with TRACE.span("measure fidelity"):
-            exact = np.concatenate(
-                [self._pool.submit(self._model.reference, tokens, row).result() for row in chosen[:, None]]
-            )
-        found = vectors[chosen]
-        lengths = np.linalg.norm(exact, axis=1) * np.linalg.norm(found, axis=1)
-        return tuple(((exact * found).sum(axis=1) / np.maximum(lengths, 1e-30)).tolist())
+            return self._model.reference(tokens, np.array([row]))[0]
 
 
 @dataclasses.dataclass
@@ -177,6 +180,10 @@ def _batches(lengths: np.ndarray, rows: np.ndarray, batch_tokens: int) -> Iterat
         stop = start + max(1, batch_tokens // max(1, int(lengths[rows[start]])))
         yield rows[start:stop]
         start = stop
+
+
+def _cosine(one: np.ndarray, other: np.ndarray) -> float:
+    return float(one @ other / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-30))
 
 
 def _bad_vectors(vectors: np.ndarray, rows: np.ndarray, failed: set[int]) -> list[Failure]:

@@ -131,7 +131,8 @@ def _replace_transformer(model: Any, dtype: str) -> None:
     from transforms.openvino_transformer import OpenVinoTransformer
 
     transformer = _transformer(model, "--backend openvino", "--backend torch")
-    model[0].model = OpenVinoTransformer(transformer, list(model.tokenizer.model_input_names), dtype)
+    with _quietly():  # transformers wonders about being traced
+        model[0].model = OpenVinoTransformer(transformer, list(model.tokenizer.model_input_names), dtype)
 
 
 def _transformer(model: Any, flag: str, instead: str) -> torch.nn.Module:

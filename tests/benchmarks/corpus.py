@@ -40,11 +40,22 @@ def sentences(n: int) -> list[str]:
 
 def mixed_lengths(n: int) -> list[str]:
     """`n` runs of the manual's words, of 3 to about 400 tokens; each doubling of the length is equally common."""
-    text = " ".join(real_sentences())
     draw = random.Random(0)
-    found = []
-    for _ in range(n):
-        length = round(8 * 160 ** draw.random())  # 8 to 1,280 characters, some four to a token
-        start = text.index(" ", draw.randrange(len(text) - 2 * length - 100)) + 1
-        found.append(text[start : text.index(" ", start + length)])
-    return found
+    return [_run_of_words(round(8 * 160 ** draw.random()), draw) for _ in range(n)]  # some four characters a token
+
+
+def paragraphs(n: int) -> list[str]:
+    """`n` runs of the manual's words, of about 120 tokens."""
+    draw = random.Random(0)
+    return [_run_of_words(470, draw) for _ in range(n)]
+
+
+def _run_of_words(length: int, draw: random.Random) -> str:
+    text = _all_text()
+    start = text.index(" ", draw.randrange(len(text) - 2 * length - 100)) + 1
+    return text[start : text.index(" ", start + length)]
+
+
+@functools.cache
+def _all_text() -> str:
+    return " ".join(real_sentences())

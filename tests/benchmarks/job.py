@@ -24,6 +24,7 @@ from tests.benchmarks import corpus
 from tests.benchmarks.processes import Finished, machine, markdown, run
 from transforms.device import has_fast_bfloat16
 from transforms.model import EncodeOptions, resolve_model
+from transforms.trace import Span, Trace
 
 IN_PROCESS = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 PEERS = {
@@ -34,9 +35,10 @@ PEERS = {
 REFERENCE = "plain"
 START = "start of "
 TARGETS = {
-    ("plain", "float32"): 1.35,
-    ("mltransform", "float32"): 1.5,
-    ("plain", "bfloat16"): 2.3,
+    ("plain", "torch float32"): 1.35,
+    ("mltransform", "torch float32"): 1.5,
+    ("plain", "torch bfloat16"): 2.3,
+    ("plain", "openvino bfloat16"): 3.0,
 }
 OVERHEAD_TARGET = 0.10
 WARM_UP_ROWS = 64
@@ -45,6 +47,7 @@ WARM_UP_ROWS = 64
 class Turn(NamedTuple):
     finished: Finished
     agreement: tuple[float, float] | None  # largest difference, least cosine; to the reference of the same turn
+    shares: dict[str, float] = {}  # of the time of the pipeline, in which some thread was at each step
 
 
 def contenders(peers: list[str], model: str) -> dict[str, list[str]]:
@@ -53,9 +56,10 @@ def contenders(peers: list[str], model: str) -> dict[str, list[str]]:
     for peer in sorted(peers, key=lambda name: name != REFERENCE):
         script, flags = PEERS[peer]
         found[peer] = [f"tests/benchmarks/peers/{script}.py", "--model", model, *flags]
+    job = ["-m", "jobs.embed", "--runner=DirectRunner", "--model", model, "--device", "cpu", "--json"]
     for dtype in ("float32", "bfloat16") if has_fast_bfloat16("cpu") else ("float32",):
-        job = ["-m", "jobs.embed", "--runner=DirectRunner", "--model", model, "--device", "cpu", "--json"]
-        found[f"job {dtype}"] = [*job, "--dtype", dtype]
+        for backend in ("torch", "openvino"):
+            found[f"job {backend} {dtype}"] = [*job, "--backend", backend, "--dtype", dtype]
     return found
 
 
@@ -64,11 +68,15 @@ def take_turns(commands: dict[str, list[str]], texts: Path, one: Path) -> dict[s
     turns = {}
     reference: tuple[pa.Array, np.ndarray] | None = None
     for name, command in commands.items():
-        with tempfile.TemporaryDirectory() as output:
-            finished = run([*command, "--input", str(texts), "--output", output])
-            vectors = read_vectors(Path(output))
+        with tempfile.TemporaryDirectory() as folder:
+            output, trace = Path(folder) / "out", Path(folder) / "trace.json"
+            profile = ["--profile", str(trace)] if is_job(name) else []
+            output.mkdir()
+            finished = run([*command, "--input", str(texts), "--output", str(output), *profile])
+            vectors = read_vectors(output)
+            shares = shares_of(trace) if profile else {}
         reference = vectors if name == REFERENCE else reference
-        turns[name] = Turn(finished, agreement(vectors, reference) if reference else None)
+        turns[name] = Turn(finished, agreement(vectors, reference) if reference else None, shares)
         progress(f"{name} {finished.seconds:.1f} s")
     for job in filter(is_job, commands):
         with tempfile.TemporaryDirectory() as output:
@@ -78,6 +86,14 @@ def take_turns(commands: dict[str, list[str]], texts: Path, one: Path) -> dict[s
 
 def is_job(name: str) -> bool:
     return name.startswith("job ")
+
+
+def shares_of(file: Path) -> dict[str, float]:
+    trace = Trace()
+    for event in json.loads(file.read_text())["traceEvents"]:
+        if event["ph"] == "X" and event["name"] != "load model":
+            trace.spans.append(Span(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6, "", {}))
+    return trace.shares()
 
 
 def read_vectors(folder: Path) -> tuple[pa.Array, np.ndarray]:
@@ -122,12 +138,18 @@ def report(turns: list[dict[str, Turn]], rows: int) -> str:
         agrees = [f"{known[0]:.1e}", f"{known[1]:.5f}"] if known else ["", ""]
         table.append([name, f"{seconds:.1f}", *rate, f"{peak:,.0f}", *agrees])
     reached = [
-        f"{peer} takes {ratio(turns, peer, f'job {dtype}'):.2f} times the job in {dtype} (to reach: {target})"
-        for (peer, dtype), target in TARGETS.items()
-        if peer in turns[0] and f"job {dtype}" in jobs
+        f"{peer} takes {ratio(turns, peer, f'job {how}'):.2f} times the job by {how} (to reach: {target})"
+        for (peer, how), target in TARGETS.items()
+        if peer in turns[0] and f"job {how}" in jobs
     ]
     beside = [f"{job}: {overhead(turns, job):.1%} beside its encoder (at most {OVERHEAD_TARGET:.0%})" for job in jobs]
-    return "\n".join([markdown(table), "", *reached, *beside, machine()])
+    return "\n".join([markdown(table), "", *reached, *beside, *(said_shares(turns, job) for job in jobs), machine()])
+
+
+def said_shares(turns: list[dict[str, Turn]], job: str) -> str:
+    """Of the pipeline's time, the model loaded, in which share some thread was at each step."""
+    each = {name: statistics.median(turn[job].shares.get(name, 0) for turn in turns) for name in turns[0][job].shares}
+    return f"{job}: " + ", ".join(f"{name} {share:.1%}" for name, share in sorted(each.items(), key=lambda s: -s[1]))
 
 
 def progress(text: str) -> None:
