@@ -120,8 +120,8 @@ class Encoder:
                 _cosine(future.result(), vectors[row]) for row, future in exact.items() if row not in failed
             )
         finally:
-            for future in (*futures, *exact.values()):
-                future.cancel()
+            for task in (*futures, *exact.values()):
+                task.cancel()
         return Encoded(vectors, tokens.counts, truncated, sorted(failures), cosines)
 
     def _sample(self, texts: list[str], rows: np.ndarray) -> list[int]:
