@@ -120,7 +120,8 @@ class Encoder:
                 _cosine(future.result(), vectors[row]) for row, future in exact.items() if row not in failed
             )
         finally:
-            for task in (*futures, *exact.values()):
+            left: list[concurrent.futures.Future[Any]] = [*futures, *exact.values()]
+            for task in left:
                 task.cancel()
         return Encoded(vectors, tokens.counts, truncated, sorted(failures), cosines)
 
