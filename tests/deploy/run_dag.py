@@ -2,8 +2,8 @@
 
     python run_dag.py FOLDER OVERRIDES
 
-OVERRIDES is JSON: `interpreter` and `options` of all launchers, and `tasks`, options of each: they reach servers of this
-machine. Prints JSON.
+OVERRIDES is JSON: `interpreter` and `options` of all launchers, and `tasks`, options of each, with which they reach
+servers of this machine. Prints JSON.
 """
 
 import json
