@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 
 from jobs import cli, dataflow, engines
@@ -192,6 +193,36 @@ def _paths(config: EmbedConfig) -> dict[str, Sequence[str]]:
     return {"--input": config.input, "--output": (config.output,), "--model": (model,) if local else ()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that is settled before anything is encoded."""
+
+    config: EmbedConfig
+    options: PipelineOptions
+    model: ResolvedModel
+    plan: Plan
+    blocks: BlockOptions
+    sample: Any
+
+    @classmethod
+    def settle(cls, config: EmbedConfig, model: ResolvedModel, options: PipelineOptions) -> "Run":
+        """Looks at the input and says what is about to happen. Raises InputError or RunFailed."""
+        plan, blocks, why = make_plan(config, model)
+        sample = sample_rows(plan, blocks)
+        here = engines.workers_here(options)
+        device = choose_device(config.encode.device) if here and plan.todo else config.encode.device
+        cli.say(describe(plan, model, device, why))
+        return cls(config, options, model, plan, blocks, sample)
+
+    def go(self) -> cli.Submitted | None:
+        """Encodes and publishes. Raises RunFailed."""
+        finish_removals(self.config.output)
+        with cli.progress_bar(self.plan.input_bytes, here=engines.workers_here(self.options)):
+            return cli.run_pipeline(
+                lambda pipeline: build(pipeline, self.config, self.plan, self.blocks, self.model), self.options
+            )
+
+
 def run(argv: Sequence[str] | None) -> None:
     """The job. Raises InputError or RunFailed."""
     args, options = cli.parse(arguments(), argv)
@@ -199,18 +230,14 @@ def run(argv: Sequence[str] | None) -> None:
     engines.check(options, _paths(config), config.encode.device)
     config, model = settle_backend(config, cli.runs_here(options))
     dataflow.prepare(options, model)
-    plan, blocks, why = make_plan(config, model)
-    sample = sample_rows(plan, blocks)
-    here = engines.workers_here(options)
-    device = choose_device(config.encode.device) if here and plan.todo else config.encode.device
-    cli.say(describe(plan, model, device, why))
+    settled = Run.settle(config, model, options)
+    plan = settled.plan
     if args.plan:
-        predicted = estimate(plan, sample, model, config.encode)
+        predicted = estimate(plan, settled.sample, settled.model, config.encode)
         cli.put_result(predicted, _lines(predicted), args.json)
         return
-    finish_removals(config.output)
-    with cli.profiled(args.profile, options), cli.progress_bar(plan.input_bytes, here=here):
-        submitted = cli.run_pipeline(lambda pipeline: build(pipeline, config, plan, blocks, model), options)
+    with cli.profiled(args.profile, options):
+        submitted = settled.go()
     if submitted:
         cli.put_submitted(submitted, config.output, args.json)
         return

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs import cli, dataflow, engines
+from jobs.found_report import compared, histogram, histogram_lines, open_lines
 from jobs.mine_plan import MineConfig, describe, make_plan
 from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.mine import MineDataset
-from transforms.progress import Progress
-from transforms.publish_found import HISTOGRAM_BINS, answered
+from transforms.publish_found import answered
 from transforms.publish_pairs import MinePlan
 
 DESCRIPTION = __doc__.split("\n", 1)[0]
@@ -53,7 +53,7 @@ def run(argv: Sequence[str] | None) -> None:
     plan, choice = make_plan(config, cli.local_workers(options))
     cli.say(describe(plan, choice))
     if not answered(plan):
-        with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, _compared, engines.workers_here(options)):
+        with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, compared, engines.workers_here(options)):
             submitted = cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
         if submitted:
             cli.put_submitted(submitted, config.output, args.json)
@@ -63,10 +63,6 @@ def run(argv: Sequence[str] | None) -> None:
         raise RunFailed(f"{config.output}: the pipeline ended and published nothing; see the runner's log")
     summary = summarize(manifest, plan)
     cli.put_result(summary, _summary_text(summary), args.json)
-
-
-def _compared(done: Progress, seconds: float) -> tuple[int, str]:
-    return done.pairs, f"{done.pairs / 1e6:,.0f} M pairs compared, {done.pairs / 1e6 / seconds:,.0f} M pairs/s"
 
 
 def summarize(manifest: Manifest, plan: MinePlan) -> dict[str, Any]:
@@ -82,7 +78,7 @@ def summarize(manifest: Manifest, plan: MinePlan) -> dict[str, Any]:
         "duplicates": duplicates | {"mode": manifest.options["duplicates"]},
         "pairs": details["pairs"],
         "min_score": manifest.options["min_score"],
-        "histogram": _histogram(details["histogram"]),
+        "histogram": histogram(details["histogram"]),
         "best": details["best"],
         "filter": details["filter"],
         "estimate": details["estimate"],
@@ -91,32 +87,20 @@ def summarize(manifest: Manifest, plan: MinePlan) -> dict[str, Any]:
     }
 
 
-def _histogram(counts: Sequence[int]) -> dict[str, int]:
-    """Pairs by score, best first; from the first bin that has some."""
-    edges = [f"{i / HISTOGRAM_BINS:.2f}" for i in range(HISTOGRAM_BINS + 1)]
-    named = [(f"{low}-{high}", n) for low, high, n in zip(edges, edges[1:], counts, strict=False)]
-    first = next((i for i, n in enumerate(counts) if n), HISTOGRAM_BINS)
-    return dict(reversed(named[first:]))
-
-
 def _summary_text(found: dict[str, Any]) -> str:
     equal = found["duplicates"]
     collapsed = equal["rows"] - equal["groups"]
     how = {"expand": "compared once, and their pairs are listed", "collapse": "left to one row each, see _duplicates"}
-    most = max(found["histogram"].values(), default=1)
     lines = [
         f"{found['output']}: version {found['version']}{', unchanged' if found['unchanged'] else ''}",
         f"  {found['pairs']:,} pairs at {found['min_score']} or above, of {found['rows']:,} rows",
     ]
     if collapsed:
         lines.append(f"  {equal['groups']:,} texts stand in {equal['rows']:,} rows: {how[equal['mode']]}")
-    lines += [f"  {k}  {'#' * -(-30 * n // most):<30} {n:,}" for k, n in found["histogram"].items()]
+    lines += histogram_lines(found["histogram"])
     for id_a, id_b, score, text_a, text_b in found["best"]:
         lines += [f"  {score:.4f}  {id_a}: {text_a}", f"          {id_b}: {text_b}"]
-    lines.append(f"  {found['filter']}")
-    lines.append(f"  {found['seconds']:.1f} s")
-    lines.append(f"  open it: pandas.read_parquet({found['output']!r})")
-    lines += [f"           pandas.read_parquet({found['output'] + '/' + folder!r})" for folder in found["folders"]]
+    lines += [f"  {found['filter']}", f"  {found['seconds']:.1f} s", *open_lines(found["output"], found["folders"])]
     return "\n".join(lines)
 
 

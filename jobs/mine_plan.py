@@ -21,7 +21,7 @@ from transforms.device import choose_device, cpu_threads
 from transforms.duplicate_texts import Limits
 from transforms.expand import MOST_PAIRS, Comparison
 from transforms.inputs import check_output
-from transforms.loaded_blocks import block_rows
+from transforms.loaded_blocks import block_rows, row_bytes
 from transforms.publish_pairs import MinePlan
 from transforms.row_blocks import Rows, Source, unit_sample
 from transforms.tuning import SAMPLE_ROWS, Estimate, estimate_pairs, fit_filter, threshold_for
@@ -74,7 +74,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
         estimate = _estimate(config, sample, units, len(rows))
     base = newest_manifest(config.output)
     options = _recorded_options(config, dataset)
-    each = block_rows(config.memory_mb, dataset.manifest.fingerprint.dim, len(rows), workers)
+    each = block_rows(config.memory_mb, row_bytes(dataset.manifest.fingerprint.dim), len(rows), workers)
     previous = _previous(config, dataset)
     comparison = Comparison(
         source=Source.of(dataset),

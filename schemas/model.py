@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Collection
 
 from schemas.splits import SCHEMA_VERSION, digest
+
+ASKED_OF = ("prompt", "long_texts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFingerprint:
-    """All that a vector depends on but its text. Datasets can be compared only where these are equal (`same_space`)."""
+    """All that a vector depends on but its text. Datasets can be compared where all but `ASKED_OF` are equal."""
 
     name: str  # as asked for; informative, not compared
     weights_sha256: str  # over every file of the model folder that counts
@@ -35,7 +38,12 @@ class ModelFingerprint:
     def from_json(cls, text: str | bytes) -> "ModelFingerprint":
         return cls(**json.loads(text))
 
-    def differences(self, other: "ModelFingerprint") -> list[str]:
-        """Why the two make different vectors, a phrase a field; empty when they make the same."""
+    def differences(self, other: "ModelFingerprint", but: Collection[str] = ()) -> list[str]:
+        """Why the two make different vectors, a phrase a field; empty when they make the same.
+
+        but: fields that may differ. `ASKED_OF` are those that say how a text is put to the model: a query and a passage
+        may have a prompt each, and their vectors are made to be compared.
+        """
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return [f"{k}: {theirs[k]!r} -> {mine[k]!r}" for k in mine if k != "name" and mine[k] != theirs[k]]
+        named = [k for k in mine if k != "name" and k not in but]
+        return [f"{k}: {theirs[k]!r} -> {mine[k]!r}" for k in named if mine[k] != theirs[k]]

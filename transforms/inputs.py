@@ -8,6 +8,7 @@ from schemas import storage
 from schemas.embeddings import is_part_name
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import newest_manifest
+from schemas.matches import QUERIES_FOLDER, UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER, WORK_FOLDER
 from schemas.splits import FileInfo, Slice, Split, split_id
 from transforms.sources import BadFile, detect, parquet_row_groups
@@ -160,5 +161,5 @@ def _check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInf
 
 
 def _is_ours(name: str) -> bool:
-    folders = ("_manifest", "_rejects", GROUPS_FOLDER, DUPLICATES_FOLDER, WORK_FOLDER)
+    folders = ("_manifest", "_rejects", GROUPS_FOLDER, DUPLICATES_FOLDER, WORK_FOLDER, UNMATCHED_FOLDER, QUERIES_FOLDER)
     return name in (*folders, "_SUCCESS") or storage.TEMPORARY in name or is_part_name(name)

@@ -80,9 +80,9 @@ def row_bytes(dim: int) -> int:
     return 6 * dim + BYTES_PER_ROW
 
 
-def block_rows(memory_mb: int, dim: int, n_rows: int, workers: int) -> int:
+def block_rows(memory_mb: int, bytes_per_row: int, n_rows: int, workers: int) -> int:
     """Rows of a block: as many as memory holds, with one more being prepared, and enough blocks to share out."""
-    held = min((memory_mb << 20) // (row_bytes(dim) * (HELD_BLOCKS + 1)), MOST_BLOCK_ROWS)
+    held = min((memory_mb << 20) // (bytes_per_row * (HELD_BLOCKS + 1)), MOST_BLOCK_ROWS)
     if workers != 1:
         held = min(held, -(-n_rows // SHARED_BLOCKS))
     return max(held, LEAST_BLOCK_ROWS)

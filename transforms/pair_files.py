@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import RunFailed
-from transforms.sorted_files import PairFile, Span, merge_files, put_tables
+from transforms.sorted_files import Order, PairFile, Span, merge_files, put_tables
 
 BEST_FIRST = (("score", "descending"), ("id_a", "ascending"), ("id_b", "ascending"))
 BINS = 1024
@@ -145,11 +145,11 @@ def plan_ranges(files: Sequence[PairFile], max_pairs: int = 0, range_pairs: int 
     return ranges
 
 
-def merge_range(folder: str, wanted: ScoreRange) -> Iterator[pa.Table]:
+def merge_range(folder: str, wanted: ScoreRange, order: Order = BEST_FIRST) -> Iterator[pa.Table]:
     """The range's pairs in order, in tables of any size."""
     low, high = wanted.low / BINS if wanted.low else -2, wanted.high / BINS if wanted.high < BINS else 2
     left = wanted.pairs
-    for table in merge_files(folder, wanted.files, Span("score", np.float32(low), np.float32(high)), BEST_FIRST):
+    for table in merge_files(folder, wanted.files, Span("score", np.float32(low), np.float32(high)), order):
         taken = table.slice(0, left)
         left -= taken.num_rows
         yield taken

@@ -32,6 +32,7 @@ from schemas.manifest import (
     read_manifest,
     versions,
 )
+from schemas.matches import UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER
 from schemas.rejects import BLANK_REASONS
 from transforms.duplicates import check_ids
@@ -265,7 +266,7 @@ def clean_up(output: str, keep_versions: int, started: float) -> None:
     storage.remove(manifest_uri(output, v) for v in known[:-keep_versions])
     kept = [read_manifest(output, v) for v in known[-keep_versions:]]
     listed = {entry.name for m in kept for entry in m.files}
-    for folder in ("", REJECTS_FOLDER, GROUPS_FOLDER, DUPLICATES_FOLDER):
+    for folder in ("", REJECTS_FOLDER, GROUPS_FOLDER, DUPLICATES_FOLDER, UNMATCHED_FOLDER):
         place = storage.join(output, folder) if folder else output
         old = [f"{folder}/{n}" if folder else n for n in storage.names_before(place, started) if is_part_name(n)]
         _remove_unlisted(output, known[-1], [name for name in old if name not in listed])

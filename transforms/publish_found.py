@@ -3,7 +3,7 @@
 import dataclasses
 import datetime
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,19 +33,6 @@ class FoundPlan:
     fingerprint: ModelFingerprint
     options: dict[str, Any]  # what decides which pairs there are, for the record
     details: dict[str, Any]  # what else is worth knowing
-
-
-def parts_of(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `most`, the last of fewer: of a size that follows from the rows alone."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        while sum(t.num_rows for t in held) >= most:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, most)
-            held = [whole.slice(most)]
-    if any(t.num_rows for t in held):
-        yield pa.concat_tables(held)
 
 
 def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -30,13 +30,12 @@ from transforms.publish_found import (
     draft_of,
     histogram_of_scores,
     in_schema,
-    parts_of,
     publish_found,
     shortened,
     sum_of_histograms,
 )
 from transforms.row_blocks import rows_of
-from transforms.sorted_files import open_work
+from transforms.sorted_files import open_work, parts_of
 
 DUPLICATES_FILE = "duplicates.arrow"
 

@@ -97,6 +97,19 @@ def merge_files(folder: str, names: Sequence[str], span: Span, order: Order) -> 
         yield taken.sort_by(list(order))
 
 
+def parts_of(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `most`, the last of fewer: of a size that follows from the rows alone."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while sum(t.num_rows for t in held) >= most:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, most)
+            held = [whole.slice(most)]
+    if any(t.num_rows for t in held):
+        yield pa.concat_tables(held)
+
+
 class _Cursor:
     """A sorted file, read forward within a span."""
 

@@ -21,6 +21,8 @@ from transforms.similarity import (
     tile_scores_of,
 )
 
+UNBOUNDED = np.float32(-1.5)
+"""Below every score."""
 NO_RANK = np.iinfo(np.int64).max
 COMPACT_PAIRS = 1 << 16
 TILE = (256, 8192)
@@ -57,7 +59,7 @@ def top_k_in_blocks(
     ranks: np.ndarray,
     best: TopK,
     *,
-    min_score: float | None = None,
+    min_score: float | np.ndarray | None = None,
     own: np.ndarray | None = None,
     tile: tuple[int, int] | None = None,
     threads: int = 1,
@@ -65,19 +67,22 @@ def top_k_in_blocks(
     """`best` after a block of the corpus: exact, ties by rank. Blocks may come in any order, or apart and then merged.
 
     ranks: (m,) int64, of the corpus rows
-    min_score: matches below it do not count
+    min_score: matches below it do not count; one for all queries, or (n,) float32, -inf where there is none
     own: (n,) int64, the rank of the query itself where it is a row of the corpus: no match of its own
     threads: strips of queries at a time
     """
     buffers = Buffers(queries, tile or (TILE if queries.codes.device.type == "cpu" else None))
     ranks = np.asarray(ranks, dtype=np.int64)
+    least = np.full(len(queries), UNBOUNDED, dtype=np.float32)
+    if min_score is not None:
+        least = np.maximum(least, np.asarray(min_score, dtype=np.float32))
 
     def strip(top: int) -> TopK:
         rows = slice(top, min(top + buffers.tile[0], len(queries)))
         found = TopK(best.scores[rows], best.ranks[rows])
         for left in range(0, len(corpus), buffers.tile[1]):
             area = Tile(rows, slice(left, min(left + buffers.tile[1], len(corpus))))
-            found = _after_tile(queries, corpus, ranks, found, area, min_score, own, buffers)
+            found = _after_tile(queries, corpus, ranks, found, area, least[rows], own, buffers)
         return found
 
     strips = list(in_threads(strip, range(0, len(queries), buffers.tile[0]), threads))
@@ -92,14 +97,14 @@ def _after_tile(
     ranks: np.ndarray,
     best: TopK,
     tile: Tile,
-    min_score: float | None,
+    least: np.ndarray,
     own: np.ndarray | None,
     buffers: Buffers,
 ) -> TopK:
     """One tile's matches at or above each query's k-th score, merged; of equal scores those of a lower rank."""
     products = products_of(queries, corpus, tile, buffers)
-    floor = np.maximum(best.scores[:, -1], np.float32(-1.5 if min_score is None else min_score))
-    unbounded = np.flatnonzero(floor == -1.5)
+    floor = np.maximum(best.scores[:, -1], least)
+    unbounded = np.flatnonzero(floor == UNBOUNDED)
     if len(unbounded):
         floor[unbounded] = _seed(queries, corpus, products[unbounded], unbounded, tile, best.scores.shape[1])
     rows, cols = find_at_least(products, threshold(queries, corpus, floor)[:, None], buffers)
@@ -134,7 +139,7 @@ def _seed(
     Any k + 1 matches, the query itself perhaps among them, put the k-th score of all at theirs or above.
     """
     if products.shape[1] <= k:
-        return np.full(len(rows), -1.5, dtype=np.float32)
+        return np.full(len(rows), UNBOUNDED, dtype=np.float32)
     cols = torch.topk(products, k + 1, dim=1, sorted=False).indices.cpu().numpy()
     flat = np.repeat(rows, k + 1) + tile.rows.start
     return scores_of(queries, flat, corpus, cols.ravel() + tile.cols.start).reshape(-1, k + 1).min(axis=1)

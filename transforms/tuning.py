@@ -20,6 +20,8 @@ MEASURE_ROWS, FIT_ROWS = 1024, 4096
 COLD = 2.5
 """Rows to be scored come from all over a block, a few hundred a tile: so much slower than the same few in a cache."""
 Z95 = 1.96
+STRIP_ROWS = 1024
+THRESHOLD_STEP = 0.01
 
 
 def fit_filter(
@@ -108,20 +110,59 @@ def estimate_pairs(sample: np.ndarray, n_rows: int, min_score: float) -> Estimat
     count, each = degrees.sum() / 2, n_rows * (n_rows - 1) / (m * (m - 1))
     if m >= n_rows:
         return Estimate(count, count, count)
-    dispersion = 1.0
-    if count and m > 2:
-        without = (count - degrees) * m / (m - 2)  # the count, estimated without each row
-        dispersion = max(1.0, (m - 1) / m * np.square(without - without.mean()).sum() / count)
+    return _estimate(count, each, _jackknife(count, degrees, m / (m - 2)) if m > 2 else 0)
+
+
+def estimate_matches(
+    queries: np.ndarray, corpus: np.ndarray, n_queries: int, n_corpus: int, min_score: float
+) -> Estimate:
+    """The same of the pairs of `n_queries` and `n_corpus` rows, from random samples of both, unit norm."""
+    shape = len(queries), len(corpus)
+    if not all(shape):
+        return Estimate(0.0, 0.0, n_queries * n_corpus)
+    by_query, by_corpus = np.zeros(shape[0]), np.zeros(shape[1])
+    for top in range(0, shape[0], STRIP_ROWS):
+        reached = queries[top : top + STRIP_ROWS] @ corpus.T >= np.float32(min_score)
+        by_query[top : top + STRIP_ROWS] = reached.sum(axis=1)
+        by_corpus += reached.sum(axis=0)
+    count, each = by_query.sum(), n_queries * n_corpus / (shape[0] * shape[1])
+    if shape == (n_queries, n_corpus):
+        return Estimate(count, count, count)
+    variances = [
+        _jackknife(count, degrees, m / (m - 1))
+        for m, degrees in zip(shape, (by_query, by_corpus), strict=True)
+        if m > 1
+    ]
+    return _estimate(count, each, sum(variances))
+
+
+def _jackknife(count: float, degrees: np.ndarray, share: float) -> float:
+    """Variance of a count of pairs over the rows that are in them; `share`: what a row fewer has to be made up by."""
+    without = (count - degrees) * share
+    return float((len(degrees) - 1) / len(degrees) * np.square(without - without.mean()).sum())
+
+
+def _estimate(count: float, each: float, variance: float) -> Estimate:
+    dispersion = max(1.0, variance / count) if count else 1.0
     low, high = _poisson_interval(count / dispersion)
     return Estimate(count * each, low * dispersion * each, high * dispersion * each)
 
 
-def threshold_for(sample: np.ndarray, n_rows: int, target_pairs: int, step: float = 0.01) -> float:
+def threshold_for(sample: np.ndarray, n_rows: int, target_pairs: int) -> float:
     """The least threshold, in steps, at which the estimate is `target_pairs` or fewer; 1.0 where none is."""
-    scores = _upper_scores(sample)
     each = n_rows * (n_rows - 1) / max(len(sample) * (len(sample) - 1), 1)
-    for at in np.arange(step, 1.0, step):
-        if (len(scores) - np.searchsorted(scores, at)) * each <= target_pairs:
+    return _threshold(_upper_scores(sample), each, target_pairs)
+
+
+def match_threshold_for(queries: np.ndarray, corpus: np.ndarray, n_queries: int, n_corpus: int, target: int) -> float:
+    """The same for the pairs of two samples' rows."""
+    scores = np.sort((queries @ corpus.T).ravel())
+    return _threshold(scores, n_queries * n_corpus / max(len(scores), 1), target)
+
+
+def _threshold(scores: np.ndarray, each: float, target: int) -> float:
+    for at in np.arange(THRESHOLD_STEP, 1.0, THRESHOLD_STEP):
+        if (len(scores) - np.searchsorted(scores, at)) * each <= target:
             return float(round(at, 6))
     return 1.0
 
@@ -130,11 +171,11 @@ def _degrees(sample: np.ndarray, min_score: float) -> np.ndarray:
     """Of each row, the number of others at or above the threshold, `(m,)`."""
 
     def strip(top: int) -> np.ndarray:
-        reached = sample[top : top + 1024] @ sample.T >= np.float32(min_score)
+        reached = sample[top : top + STRIP_ROWS] @ sample.T >= np.float32(min_score)
         reached[np.arange(len(reached)), top + np.arange(len(reached))] = False  # itself, whatever float32 makes of it
         return reached.sum(axis=1)
 
-    return np.concatenate([strip(top) for top in range(0, len(sample), 1024)]).astype(np.float64)
+    return np.concatenate([strip(top) for top in range(0, len(sample), STRIP_ROWS)]).astype(np.float64)
 
 
 def _upper_scores(sample: np.ndarray) -> np.ndarray:

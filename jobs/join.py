@@ -1,0 +1,129 @@
+"""Two embeddings datasets in, for each row of the one its best matches in the other out, exactly.
+
+python -m jobs.join --queries asked --corpus out --output matches --top_k 10
+python -m jobs.join --queries 'questions/*.txt' --corpus out --output matches --top_k 3 --min_score 0.5 --with_text
+python -m jobs.join --queries ours --corpus theirs --output matched --min_score 0.8 --one_to_one --keep_unmatched
+python -m jobs.join --corpus out --self --output neighbours --top_k 5
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from jobs import cli
+from jobs.found_report import compared, histogram, histogram_lines, open_lines
+from jobs.join_plan import JoinConfig, describe, make_plan, open_corpus, open_queries
+from jobs.join_queries import embed_queries, is_dataset
+from schemas.errors import RunFailed
+from schemas.manifest import Manifest, newest_manifest
+from transforms.join import JoinDatasets
+from transforms.join_publish import JoinPlan
+from transforms.publish_found import answered
+
+DESCRIPTION = __doc__.split("\n", 1)[0]
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Every flag of the job."""
+    own = cli.parser("join", DESCRIPTION)
+    add = own.add_argument
+    add(
+        "--queries",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DATASET",
+        help="folder of a dataset that jobs.embed published; or files, folders or globs of text",
+    )
+    add("--corpus", required=True, metavar="DATASET", help="folder of a dataset that jobs.embed published")
+    add("--output", required=True, metavar="DIR", help="folder of the matches; an earlier output gets a new version")
+    add("--top_k", type=int, help="so many best matches of each query, ties by corpus id")
+    add("--min_score", type=float, help="least cosine of a match, above 0 and up to 1")
+    add("--self", dest="itself", action="store_true", help="join the corpus with itself; no row matches itself")
+    add("--one_to_one", action="store_true", help="no row in two matches: greedy by score, ties by ids")
+    add("--with_text", action="store_true", help="columns query_text and corpus_text")
+    add("--keep_unmatched", action="store_true", help="list queries without a match in _unmatched")
+    add(
+        "--format",
+        default="auto",
+        choices=["auto", "text", "jsonl", "csv", "tsv", "parquet"],
+        help="of queries that are text; auto: by file name",
+    )
+    add("--text_column", default="text", help="of queries that are text: column or field to embed")
+    add("--id_column", help="of queries that are text: column or field that holds unique ids")
+    add("--id_from", default="offset", choices=["offset", "text"], help="without --id_column: what ids are made of")
+    add("--duplicate_ids", default="error", choices=["error", "keep"], help="what to do about ids that are not unique")
+    add("--query_prompt_name", help="of queries that are text: one of the model's own prompts; default: the corpus's")
+    add("--query_prompt", help="text to put before every query")
+    add("--model", help="of queries that are text: where the corpus's model is, if not at the name that it was used by")
+    add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where vectors are compared")
+    add("--memory_mb", type=int, default=1024, help="for the vectors that a worker holds")
+    add("--keep_versions", type=int, default=1, help="published versions to keep, the newest included")
+    add("--json", action="store_true", help="the summary as one JSON object on stdout")
+    return own
+
+
+def run(argv: Sequence[str] | None) -> None:
+    """The job. Raises InputError or RunFailed."""
+    args, options = cli.parse(arguments(), argv)
+    chosen = {f.name: getattr(args, f.name) for f in dataclasses.fields(JoinConfig)}
+    config = JoinConfig(**chosen | {"queries": tuple(args.queries)})
+    corpus = queries = open_corpus(config)
+    if config.queries:
+        text = not is_dataset(config.queries)
+        uri = embed_queries(args, corpus.manifest.fingerprint, options) if text else config.queries[0]
+        queries = open_queries(uri, corpus)
+    plan, choice = make_plan(config, queries, corpus, cli.local_workers(options))
+    cli.say(describe(plan, choice))
+    if not answered(plan):
+        with cli.progress_bar(plan.query_rows * plan.corpus_rows, compared):
+            submitted = cli.run_pipeline(lambda pipeline: pipeline | JoinDatasets(plan, choice), options)
+        if submitted:
+            cli.put_submitted(submitted, config.output, args.json)
+            return
+    manifest = newest_manifest(config.output)
+    if manifest is None:
+        raise RunFailed(f"{config.output}: the pipeline ended and published nothing; see the runner's log")
+    summary = summarize(manifest, plan)
+    cli.put_result(summary, _summary_text(summary), args.json)
+
+
+def summarize(manifest: Manifest, plan: JoinPlan) -> dict[str, Any]:
+    """What a run comes down to, for people and for programs."""
+    details = manifest.details
+    counted = ("queries", "corpus_rows", "matched", "unmatched", "pairs", "best", "filter", "estimate")
+    asked = ("top_k", "min_score", "one_to_one")
+    return {
+        "output": plan.output,
+        "version": manifest.version,
+        "unchanged": manifest.run != plan.run,
+        **{name: details[name] for name in counted},
+        **{name: manifest.options[name] for name in asked},
+        "histogram": histogram(details["histogram"]),
+        "seconds": manifest.timings["wall_seconds"],
+        "folders": sorted({entry.name.split("/")[0] for entry in manifest.extras}),
+    }
+
+
+def _summary_text(found: dict[str, Any]) -> str:
+    lines = [
+        f"{found['output']}: version {found['version']}{', unchanged' if found['unchanged'] else ''}",
+        f"  {found['pairs']:,} matches of {found['queries']:,} queries among {found['corpus_rows']:,} rows",
+        f"  {found['matched']:,} queries have a match, {found['unmatched']:,} have none",
+        *histogram_lines(found["histogram"]),
+    ]
+    for query, match, score, query_text, match_text in found["best"]:
+        lines += [f"  {query}: {query_text}", f"    {score:.4f}  {match}: {match_text}"]
+    lines += [f"  {found['filter']}", f"  {found['seconds']:.1f} s", *open_lines(found["output"], found["folders"])]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job; returns its exit status: 0 published, 1 failed and published nothing, 2 wrong command or input."""
+    return cli.main(run, argv, "what is compared is kept; run the same command again to go on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
