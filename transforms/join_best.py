@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -92,5 +93,5 @@ def _best_of_block(keyed: tuple[int, Iterable[str]], job: Matching) -> list[Pair
 class MatchOneToOne(beam.PTransform):
     """(job: PCollection[Matching], files: PCollection[PairFile]) -> PCollection[PairFile]"""
 
-    def expand(self, inputs: tuple[beam.PCollection, beam.PCollection]) -> beam.PCollection:
+    def expand(self, inputs: Any) -> beam.PCollection:
         return inputs | "Candidates" >> Gather() | "Greedy" >> beam.FlatMapTuple(match_one_to_one)

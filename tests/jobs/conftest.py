@@ -12,6 +12,7 @@ import transforms.encode
 from jobs import embed
 from schemas.dataset import open_dataset
 from schemas.manifest import Manifest
+from tests.benchmarks.corpus import sentences
 from tests.fakes import FakeEncoder
 
 
@@ -68,3 +69,13 @@ def run_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 def run(run_job: Run, fake_encoder: None) -> Run:
     """The same with an encoder that takes no time."""
     return run_job
+
+
+@pytest.fixture(scope="session")
+def real_rows(tmp_path_factory: pytest.TempPathFactory, bundled_model: str) -> Path:
+    """5,000 sentences, embedded by the job with the real model."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "in.txt").write_text("\n".join(sentences(5000)) + "\n")
+    argv = ["--input", str(folder / "in.txt"), "--output", str(folder / "out"), "--model", bundled_model]
+    assert embed.main([*argv, "--device", "cpu"]) == 0
+    return folder / "out"

@@ -1,61 +1,33 @@
 """Pairs as a brute-force scan finds them, whatever the blocks, workers and kills."""
 
-import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 import transforms.compare
 from jobs import embed, mine
 from schemas.dataset import open_dataset
-from schemas.manifest import Manifest
 from schemas.pairs import DUPLICATES_SCHEMA, GROUPS_SCHEMA, PAIRS_SCHEMA, PAIRS_WITH_TEXT_SCHEMA
-from tests.benchmarks.corpus import sentences
 from tests.datasets import FINGERPRINT, clustered, write_dataset
+from tests.found import Found, killed_after, run_main
 
 Scores = dict[tuple[str, str], np.float32]
 
 
-class Mined(NamedTuple):
-    """How a command line ended, and what is in its output folder."""
-
-    status: int
-    stdout: str
-    stderr: str
-    output: Path
-
-    @property
-    def manifest(self) -> Manifest:
-        return open_dataset(str(self.output)).manifest
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """The parts in the manifest's order."""
-        assert self.status == 0, self.stderr
-        return open_dataset(str(self.output)).read().to_pandas()
-
+class Mined(Found):
     @property
     def scores(self) -> Scores:
         table = self.table
         found = dict(zip(zip(table["id_a"], table["id_b"], strict=True), table["score"], strict=True))
         assert len(found) == len(table), "a pair is there twice"
         return found
-
-    @property
-    def files(self) -> dict[str, str]:
-        found = self.output.rglob("*.parquet")
-        return {str(f.relative_to(self.output)): hashlib.sha256(f.read_bytes()).hexdigest() for f in found}
 
 
 class Miner:
@@ -65,9 +37,8 @@ class Miner:
     def __call__(self, source: Path, min_score: float, *flags: object, output: Path | None = None) -> Mined:
         self.runs += 1
         output = output or self.folder / f"pairs-{self.runs}"
-        self.capsys.readouterr()
-        argv = ["--input", str(source), "--output", str(output), "--min_score", str(min_score), *map(str, flags)]
-        return Mined(mine.main(argv), *self.capsys.readouterr(), output)
+        argv = ["--input", source, "--min_score", min_score, *flags]
+        return Mined(*run_main(mine.main, argv, output, self.capsys))
 
 
 @pytest.fixture
@@ -127,16 +98,6 @@ def test_pairs_are_those_of_a_brute_force_scan_best_first(run: Miner, made: Any,
     assert pq.read_schema(next(found.output.glob("*.parquet"))).remove_metadata() == PAIRS_SCHEMA
     assert found.manifest.kind == "pairs" and found.manifest.details["pairs"] == len(wanted)
     assert sorted(p.name[:5] for p in found.output.iterdir()) == ["_SUCC", "_mani", "part-"]
-
-
-@pytest.fixture(scope="session")
-def real_rows(tmp_path_factory: pytest.TempPathFactory, bundled_model: str) -> Path:
-    """5,000 sentences, embedded by the job with the real model."""
-    folder = tmp_path_factory.mktemp("real")
-    (folder / "in.txt").write_text("\n".join(sentences(5000)) + "\n")
-    argv = ["--input", str(folder / "in.txt"), "--output", str(folder / "out"), "--model", bundled_model]
-    assert embed.main([*argv, "--device", "cpu"]) == 0
-    return folder / "out"
 
 
 @pytest.mark.model
@@ -543,31 +504,14 @@ def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Pat
     assert found.status == 2 and "is a dataset of embeddings" in found.stderr
 
 
-KILLED = """
-import os, signal, sys
-import transforms.compare
-from jobs import mine
-real, seen = transforms.compare.settle, []
-def settle(*args):
-    seen.append(real(*args))
-    if len(seen) == {after}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return seen[-1]
-transforms.compare.settle = settle
-sys.exit(mine.main(sys.argv[1:]))
-"""
-
-
 @pytest.mark.faults
 def test_killed_while_comparing_the_same_command_goes_on(
     run: Miner, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = ["--memory_mb", "1", "--with_text", "--groups"]
     output = tmp_path / "killed"
-    argv = ["--input", str(made[0]), "--output", str(output), "--min_score", "0.7", *flags]
-    root = Path(__file__).parents[2]
-    process = subprocess.run([sys.executable, "-c", KILLED.format(after=3), *argv], cwd=root, capture_output=True)
-    assert process.returncode == -signal.SIGKILL, process.stderr.decode()
+    argv = ["--input", made[0], "--output", output, "--min_score", "0.7", *flags]
+    killed_after(3, "mine", "transforms.compare", argv)
     (work,) = (output / "_work").iterdir()
     assert len(list(work.glob("pairs-*.json"))) == 3
     settled: list[str] = []
