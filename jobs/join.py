@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import cli
+from jobs import cli, dataflow
 from jobs.found_report import compared, histogram, histogram_lines, open_lines
 from jobs.join_plan import JoinConfig, describe, make_plan, open_corpus, open_queries
 from jobs.join_queries import embed_queries, is_dataset
@@ -70,6 +70,7 @@ def run(argv: Sequence[str] | None) -> None:
     args, options = cli.parse(arguments(), argv)
     chosen = {f.name: getattr(args, f.name) for f in dataclasses.fields(JoinConfig)}
     config = JoinConfig(**chosen | {"queries": tuple(args.queries)})
+    dataflow.prepare(options)
     corpus = queries = open_corpus(config)
     if config.queries:
         text = not is_dataset(config.queries)

@@ -6,26 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli, embed, mine
+from jobs import cli, embed, join, mine
 
+JOBS = {"embed": embed, "join": join, "mine": mine}
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"python -m jobs\.(\w+)((?:\\\n|[^\n`])+)", README)
 
 
 def test_the_readme_shows_each_job() -> None:
-    assert {job for job, _ in COMMANDS} == {"embed", "mine"}
+    assert {job for job, _ in COMMANDS} == set(JOBS)
 
 
 @pytest.mark.parametrize(("job", "flags"), COMMANDS)
 def test_the_readmes_commands_parse(job: str, flags: str) -> None:
-    parser = {"embed": embed, "mine": mine}[job].arguments()
+    parser = JOBS[job].arguments()
     args, _ = cli.parse(parser, shlex.split(flags.replace("\\\n", " ")))
     assert args.output
 
 
 def test_the_flags_that_the_readme_names_are_flags() -> None:
-    ours = {*embed.arguments()._option_string_actions, *mine.arguments()._option_string_actions}
+    ours = {flag for job in JOBS.values() for flag in job.arguments()._option_string_actions}
     named = set(re.findall(r"`(--[a-z_]+)", README))
     assert named <= ours | {"--check"}
 

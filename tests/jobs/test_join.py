@@ -404,6 +404,7 @@ def test_a_model_that_did_not_make_the_corpus_is_refused(run_join: Joiner, made:
 
 def test_text_is_refused_where_the_runner_does_not_wait_for_it(run_join: Joiner, embedded: Path) -> None:
     flags = ["--runner=DataflowRunner", "--project=proj-abc1", "--region=us-central1", "--temp_location=gs://bkt/tmp"]
+    flags += ["--sdk_container_image=example/img:1"]
     found = run_join("tests/data/sentences.txt", embedded, "--top_k", 1, *flags)
     assert found.status == 2 and "embed them first: jobs.embed" in found.stderr
 
