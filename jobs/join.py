@@ -33,7 +33,6 @@ def arguments() -> argparse.ArgumentParser:
         "--queries",
         nargs="+",
         action="extend",
-        default=[],
         metavar="DATASET",
         help="folder of a dataset that jobs.embed published; or files, folders or globs of text",
     )
@@ -41,7 +40,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="DIR", help="folder of the matches; an earlier output gets a new version")
     add("--top_k", type=int, help="so many best matches of each query, ties by corpus id")
     add("--min_score", type=float, help="least cosine of a match, above 0 and up to 1")
-    add("--self", dest="itself", action="store_true", help="join the corpus with itself; no row matches itself")
+    add("--self", action="store_true", help="join the corpus with itself; no row matches itself")
     add("--one_to_one", action="store_true", help="no row in two matches: greedy by score, ties by ids")
     add("--with_text", action="store_true", help="columns query_text and corpus_text")
     add("--keep_unmatched", action="store_true", help="list queries without a match in _unmatched")
@@ -68,8 +67,8 @@ def arguments() -> argparse.ArgumentParser:
 def run(argv: Sequence[str] | None) -> None:
     """The job. Raises InputError or RunFailed."""
     args, options = cli.parse(arguments(), argv)
-    chosen = {f.name: getattr(args, f.name) for f in dataclasses.fields(JoinConfig)}
-    config = JoinConfig(**chosen | {"queries": tuple(args.queries)})
+    given = vars(args) | {"itself": args.self, "queries": tuple(args.queries or ())}
+    config = JoinConfig(**{f.name: given[f.name] for f in dataclasses.fields(JoinConfig)})
     dataflow.prepare(options)
     corpus = queries = open_corpus(config)
     if config.queries:

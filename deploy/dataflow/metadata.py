@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
-JOBS = ("embed", "mine")
+JOBS = ("embed", "join", "mine")
 BEAMS = {
     "sdk_container_image": "Image of the workers, the one that this template was built from.",
     "dataflow_service_options": "Such as worker_accelerator=type:nvidia-l4;count:1;install-nvidia-driver for GPUs.",
