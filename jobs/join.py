@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import cli, dataflow
+from jobs import cli, dataflow, engines
 from jobs.found_report import compared, histogram, histogram_lines, open_lines
 from jobs.join_plan import JoinConfig, describe, make_plan, open_corpus, open_queries
 from jobs.join_queries import embed_queries, is_dataset
@@ -69,6 +69,8 @@ def run(argv: Sequence[str] | None) -> None:
     args, options = cli.parse(arguments(), argv)
     given = vars(args) | {"itself": args.self, "queries": tuple(args.queries or ())}
     config = JoinConfig(**{f.name: given[f.name] for f in dataclasses.fields(JoinConfig)})
+    places = {"--queries": config.queries, "--corpus": (config.corpus,), "--output": (config.output,)}
+    engines.check(options, places, config.device)
     dataflow.prepare(options)
     corpus = queries = open_corpus(config)
     if config.queries:
@@ -78,7 +80,7 @@ def run(argv: Sequence[str] | None) -> None:
     plan, choice = make_plan(config, queries, corpus, cli.local_workers(options))
     cli.say(describe(plan, choice))
     if not answered(plan):
-        with cli.progress_bar(plan.query_rows * plan.corpus_rows, compared):
+        with cli.progress_bar(plan.query_rows * plan.corpus_rows, compared, engines.workers_here(options)):
             submitted = cli.run_pipeline(lambda pipeline: pipeline | JoinDatasets(plan, choice), options)
         if submitted:
             cli.put_submitted(submitted, config.output, args.json)

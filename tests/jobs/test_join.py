@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import transforms.join_matches
-from jobs import embed, join, mine
+from jobs import cli, embed, join, mine
+from jobs.join_queries import embed_queries
 from schemas.dataset import open_dataset
+from schemas.errors import InputError
 from schemas.matches import matches_schema, unmatched_schema
 from tests.benchmarks.corpus import sentences
 from tests.datasets import FINGERPRINT, clustered, write_dataset
@@ -402,11 +404,11 @@ def test_a_model_that_did_not_make_the_corpus_is_refused(run_join: Joiner, made:
     assert found.status == 2 and "is not the model that made the corpus: weights_sha256" in found.stderr
 
 
-def test_text_is_refused_where_the_runner_does_not_wait_for_it(run_join: Joiner, embedded: Path) -> None:
-    flags = ["--runner=DataflowRunner", "--project=proj-abc1", "--region=us-central1", "--temp_location=gs://bkt/tmp"]
-    flags += ["--sdk_container_image=example/img:1"]
-    found = run_join("tests/data/sentences.txt", embedded, "--top_k", 1, *flags)
-    assert found.status == 2 and "embed them first: jobs.embed" in found.stderr
+def test_text_is_refused_where_the_runner_does_not_wait_for_it(embedded: Path) -> None:
+    argv = ["--queries", "file:///asked.txt", "--corpus", str(embedded), "--output", "file:///matches"]
+    args, options = cli.parse(join.arguments(), [*argv, "--runner=DataflowRunner"])
+    with pytest.raises(InputError, match="embed them first: jobs.embed"):
+        embed_queries(args, open_dataset(str(embedded)).manifest.fingerprint, options)
 
 
 def test_an_output_of_joining_is_no_place_for_embeddings(run_join: Joiner, made: Made) -> None:
