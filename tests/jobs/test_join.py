@@ -407,7 +407,7 @@ def test_a_model_that_did_not_make_the_corpus_is_refused(run_join: Joiner, made:
 def test_text_is_refused_where_the_runner_does_not_wait_for_it(embedded: Path) -> None:
     argv = ["--queries", "file:///asked.txt", "--corpus", str(embedded), "--output", "file:///matches"]
     args, options = cli.parse(join.arguments(), [*argv, "--runner=DataflowRunner"])
-    with pytest.raises(InputError, match="embed them first: jobs.embed"):
+    with pytest.raises(InputError, match="embed them first"):
         embed_queries(args, open_dataset(str(embedded)).manifest.fingerprint, options)
 
 
