@@ -45,7 +45,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         base_version=base.version if base else 0,
         order=tuple(split.id for split in splits),
         todo=todo,
-        inputs=tuple(file for file, _ in files),
+        inputs=tuple(file._replace(uri=storage.blanked(file.uri)) for file, _ in files),
         fingerprint=model.fingerprint,
         kept=kept,
         options=recorded,

@@ -14,8 +14,8 @@ from schemas.stores import Entry, ReadOnly
 NO_HTTP, PUBLIC_HTTP, ANY_HTTP = "no", "public", "any"
 """What a run may read: nothing by http, public addresses only, any address."""
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
-_METADATA = {ipaddress.ip_address("168.63.129.16")}
-"""Azure's, which is a public address by its number."""
+_METADATA = [ipaddress.ip_network(place) for place in ("168.63.129.16/32", "192.0.0.0/24")]
+"""Azure's and Oracle's, which are public addresses by their number."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _permitted = NO_HTTP
@@ -41,7 +41,7 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or teredo or nat64
         if inner:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and ip not in _METADATA
+    return ip.is_global and not ip.is_multicast and not any(ip in place for place in _METADATA)
 
 
 class AddressRefused(NotAllowed, PermissionError):

@@ -48,6 +48,7 @@ STORES: dict[str, type[Store]] = {
     "https": Http,
 }
 DAY_SECONDS = 86_400
+_IPV6 = re.compile(r"//\[[0-9a-fA-F:.]+\]")
 _AZURE_PLACE = re.compile(r"(?P<scheme>az|abfs)://(?P<container>[^@/]+)@(?P<host>[^/]+)")
 
 
@@ -65,7 +66,7 @@ def forget_stores() -> None:
 def resolve(uri: str) -> tuple[Store, str]:
     """`(store, path on it)` of a URI or local path. Raises InputError for what is not allowed: other schemes, chains,
     credentials in the URI, http(s) that was not asked for."""
-    if "::" in uri:
+    if "::" in _IPV6.sub("//host", uri):
         raise InputError(f"{blanked(uri)}: chained URLs ('::') are not read; name the file itself")
     scheme, separator, _ = uri.partition("://")
     if not separator:

@@ -65,7 +65,7 @@ class _SplitReader:
                     raise RunFailed(
                         f"{error}; mend or remove the file, or go on without it: --skip_bad_files"
                     ) from None
-                self.bad_files.append((error.uri, error.reason))
+                self.bad_files.append((storage.blanked(error.uri), error.reason))
             if self.cutter.end_of_file():
                 yield from self._close_block()
         yield from self._close_block()
