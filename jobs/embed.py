@@ -18,8 +18,9 @@ from apache_beam.transforms.resources import parse_resource_hints
 
 from jobs import cli, dataflow, engines
 from jobs.embed_backend import settle_backend
+from jobs.embed_estimate import estimate
 from jobs.embed_plan import describe, make_plan
-from jobs.embed_sample import estimate, sample_rows
+from jobs.embed_sample import sample_rows
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.device import choose_device
@@ -233,7 +234,8 @@ def run(argv: Sequence[str] | None) -> None:
     settled = Run.settle(config, model, options)
     plan = settled.plan
     if args.plan:
-        predicted = estimate(plan, settled.sample, settled.model, config.encode)
+        started = cli.seconds_since_start()
+        predicted = estimate(plan, settled.blocks, settled.sample, settled.model, config.encode, started)
         cli.put_result(predicted, _lines(predicted), args.json)
         return
     with cli.profiled(args.profile, options):

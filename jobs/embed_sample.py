@@ -1,18 +1,14 @@
-"""The first rows of what is to be done: whether the input is what was meant, and how long the run would take."""
+"""The first rows of what is to be done: whether the input is what was meant."""
 
 import csv
 import dataclasses
 import io
-import time
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
 
 from schemas.errors import InputError, RunFailed
 from schemas.rejects import BLANK_REASONS, Reason, Reject
 from schemas.splits import Slice
 from transforms.inputs import LINE_FORMATS
-from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
 from transforms.read import BlockOptions
 from transforms.sources import BadFile, Row, columns_of, parquet_row_groups, read_head, read_rows
@@ -57,7 +53,7 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
                 raise RunFailed(f"{error}; mend or remove the file, or go on without it: --skip_bad_files") from None
         rows = len(good) + len(rejects)
         if rows >= SAMPLE_ROWS:
-            input_bytes += _bytes_of(piece, rows - before, last)
+            input_bytes += bytes_of(piece, rows - before, last)
             break
         input_bytes += piece.size
     if first and first.format == "jsonl":
@@ -66,7 +62,7 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
     return Sample(tuple(row.text for row in good), max(1, input_bytes))
 
 
-def _bytes_of(piece: Slice, rows: int, last: int) -> int:
+def bytes_of(piece: Slice, rows: int, last: int) -> int:
     """Bytes of the file that its first `rows` rows stand for, `last` being the offset of the last of them."""
     if piece.format == "parquet":
         groups = parquet_row_groups(piece.file)[piece.start : None if piece.whole else piece.stop]
@@ -119,30 +115,3 @@ def _check_broken(good: int, rejects: list[Reject]) -> None:
         f"{len(broken)} of the first {good + len(rejects)} rows are broken: {listed}. Is --format or a column's "
         "name wrong?"
     )
-
-
-def estimate(plan: Plan, sample: Sample, model: ResolvedModel, options: EncodeOptions) -> dict[str, Any]:
-    """What the run would take, from a sample of its rows encoded now."""
-    rows = round(len(sample.texts) * plan.input_bytes / sample.input_bytes)
-    tokens, seconds = _measured(sample.texts, model, options) if sample.texts else (0, 0.0)
-    share = rows / max(1, len(sample.texts))
-    return {
-        "splits": len(plan.todo),
-        "input_bytes": plan.input_bytes,
-        "rows": rows,
-        "sample_rows": len(sample.texts),
-        "tokens": round(tokens * share),
-        "tokens_per_second": round(tokens / max(1e-9, seconds)),
-        "seconds_on_this_machine": round(seconds * share, 1),
-    }
-
-
-def _measured(texts: Sequence[str], model: ResolvedModel, options: EncodeOptions) -> tuple[int, float]:
-    """Tokens of the texts, and the seconds that encoding them takes."""
-    from transforms.encode import Encoder
-
-    encoder = Encoder(model, options)
-    encoder.encode(texts[:100])  # the first batches also pay for start-up
-    started = time.monotonic()
-    tokens = int(encoder.encode(texts).token_counts.sum())
-    return tokens, time.monotonic() - started

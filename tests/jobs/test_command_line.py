@@ -257,6 +257,22 @@ def test_a_plan_guesses_the_rows_of_any_format(run: Run, tmp_path: Path, name: s
     assert 0.8 * rows < found["rows"] < 1.25 * rows
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.parquet"])
+def test_a_plan_looks_at_rows_all_over_the_input(run: Run, tmp_path: Path, name: str) -> None:
+    """The first tenth of the rows is of short texts: from them alone, a tenth of the tokens would be guessed."""
+    texts = [f"{n}" + " a" * (2 if n < 2000 else 40) for n in range(20_000)]
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"text": texts}), tmp_path / name, row_group_size=500)
+    else:
+        (tmp_path / name).write_text("\n".join(texts))
+    planned = json.loads(run(tmp_path / name, "--plan", "--json", "--split_bytes", 100_000).stdout)
+    done = json.loads(run(tmp_path / name, "--json").stdout)
+    assert planned["sample_rows"] <= 1000
+    for of in ("tokens", "rows"):
+        made = done["rows_out" if of == "rows" else of]
+        assert 0.8 * made < planned[of] < 1.2 * made, of
+
+
 def test_help_lists_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         jobs.embed.main(["--help"])

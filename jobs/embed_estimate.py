@@ -1,0 +1,118 @@
+"""What a run would take on this machine (`--plan`), from rows all over its input that are encoded now."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jobs.embed_sample import Sample, bytes_of
+from schemas.splits import Slice
+from transforms.inputs import LINE_FORMATS
+from transforms.model import EncodeOptions, ResolvedModel
+from transforms.plan import Plan
+from transforms.read import BlockOptions
+from transforms.sources import BadFile, Row, parquet_row_groups, read_rows
+
+PROBES = 20
+SAMPLE_ROWS = 1000
+WARM_UP_ROWS = 100
+
+
+class _Probe(NamedTuple):
+    """Rows from one place of the input."""
+
+    texts: list[str]
+    rows: int  # the texts, and what was refused
+    input_bytes: int  # that they stand for
+
+
+def estimate(
+    plan: Plan, options: BlockOptions, first: Sample, model: ResolvedModel, encode: EncodeOptions, start_seconds: float
+) -> dict[str, Any]:
+    """What the run would take, encoding and all; reading and writing are small beside it.
+
+    first: the first rows; where they are all that is to do, there is nothing to guess
+    start_seconds: that this process needed to come to here, as the run will
+    """
+    began = time.monotonic()
+    if first.input_bytes >= plan.input_bytes:
+        probes = [_Probe(list(first.texts), len(first.texts), first.input_bytes)]
+    else:
+        probes = [probe for probe in _probes(plan, options) if probe.rows]
+    reading = time.monotonic() - began
+    texts = [text for probe in probes for text in probe.texts]
+    measured = _measure(texts, model, encode) if texts else _Measured(np.zeros(0, np.int32), 0.0, 0.0)
+    share = plan.input_bytes / max(1, len(probes))  # each probe stands for as many bytes
+    rows = sum(share * len(probe.texts) / probe.input_bytes for probe in probes)
+    starts = np.cumsum([0, *(len(probe.texts) for probe in probes)])
+    of_probe = [int(measured.tokens[a:b].sum()) for a, b in itertools.pairwise(starts)]
+    tokens = sum(share * n / probe.input_bytes for n, probe in zip(of_probe, probes, strict=True))
+    working = (measured.seconds + reading) * tokens / max(1, sum(of_probe))
+    return {
+        "splits": len(plan.todo),
+        "input_bytes": plan.input_bytes,
+        "rows": round(rows),
+        "sample_rows": len(texts),
+        "tokens": round(tokens),
+        "tokens_per_second": round(sum(of_probe) / max(1e-9, measured.seconds)),
+        "seconds_on_this_machine": round(start_seconds + measured.load_seconds + working, 1),
+    }
+
+
+def _probes(plan: Plan, options: BlockOptions) -> Iterator[_Probe]:
+    """Rows from places that are evenly spread over the bytes to do; a file that is read whole only from its start."""
+    places = dict.fromkeys(_places(plan))
+    for piece in places:
+        texts: list[str] = []
+        rows = last = 0
+        try:
+            for item in itertools.islice(read_rows(piece, options.read), SAMPLE_ROWS // len(places)):
+                rows, last = rows + 1, item.offset
+                if isinstance(item, Row):
+                    texts.append(item.text)
+        except BadFile:
+            continue  # of what is damaged the run will tell
+        yield _Probe(texts, rows, max(1, bytes_of(piece, rows, last)))
+
+
+def _places(plan: Plan) -> Iterator[Slice]:
+    pieces = [piece for split in plan.todo for piece in split.slices]
+    ends = np.cumsum([piece.size for piece in pieces])
+    for place in (np.arange(PROBES) + 0.5) / PROBES * plan.input_bytes:
+        number = int(np.searchsorted(ends, place, side="right"))
+        piece = pieces[min(number, len(pieces) - 1)]
+        yield _from_within(piece, 1 - (ends[min(number, len(pieces) - 1)] - place) / max(1, piece.size))
+
+
+def _from_within(piece: Slice, share: float) -> Slice:
+    """The piece from about there on, where its format can be entered there."""
+    if piece.format == "parquet":
+        groups = parquet_row_groups(piece.file)
+        stop = len(groups) if piece.whole else piece.stop
+        ends = np.cumsum([0, *(size for _, size in groups[piece.start : stop])])
+        entered = int(np.searchsorted(ends, share * ends[-1], side="right")) - 1
+        left = piece.size * (1 - ends[entered] / max(1, ends[-1]))
+        return piece._replace(start=piece.start + entered, stop=stop, size=round(left))
+    if piece.format in LINE_FORMATS and not piece.codec:
+        ahead = int(share * piece.size)
+        return piece._replace(start=piece.start + ahead, size=piece.size - ahead)
+    return piece
+
+
+class _Measured(NamedTuple):
+    tokens: np.ndarray  # (n,) of the texts
+    load_seconds: float
+    seconds: float  # to encode the texts
+
+
+def _measure(texts: Sequence[str], model: ResolvedModel, options: EncodeOptions) -> _Measured:
+    from transforms.encode import Encoder  # imported late, with torch
+
+    began = time.monotonic()
+    encoder = Encoder(model, options)
+    encoder.encode(texts[:WARM_UP_ROWS])  # the first batches pay for start-up too
+    loaded = time.monotonic()
+    tokens = encoder.encode(texts).token_counts
+    return _Measured(tokens, loaded - began, time.monotonic() - loaded)
