@@ -248,15 +248,16 @@ def main(job: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None
 def _quiet_libraries() -> None:
     """Beam logs a step's exception with its traceback before raising it; ours is one clear line."""
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    logging.getLogger().addFilter(_not_a_job_message)
+    for engine in (None, "PrismJobServer"):
+        logging.getLogger(engine).addFilter(_not_a_job_message)
     threading.excepthook = _excepthook
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def _not_a_job_message(record: logging.LogRecord) -> bool:
-    """An engine's messages are Java stack traces, each attempt's; the last is raised when the job has failed."""
-    return record.module != "portable_runner"
+    """An engine's messages are stack traces, each attempt's; the last is raised when the job has failed."""
+    return record.module != "portable_runner" and record.name != "PrismJobServer"
 
 
 def _excepthook(args: threading.ExceptHookArgs) -> None:
