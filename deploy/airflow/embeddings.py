@@ -26,7 +26,7 @@ DATAFLOW = {
     "staging_location": f"{BUCKET}/staging",
     "sdk_container_image": IMAGE,
     "service_account_email": f"embedding-jobs@{PROJECT}.iam.gserviceaccount.com",
-    "machine_type": "n2-standard-8",
+    "machine_type": "c3-standard-8",  # has bfloat16, as --dtype wants it
     "max_num_workers": 20,
 }
 
