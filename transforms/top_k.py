@@ -25,9 +25,10 @@ UNBOUNDED = np.float32(-1.5)
 """Below every score."""
 NO_RANK = np.iinfo(np.int64).max
 COMPACT_PAIRS = 1 << 16
-TILE = (256, 8192)
-"""Wide: a query's first bound is the better for it, and matches are merged less often (1.25 times
-the speed of 1024 x 2048)."""
+SEED_TILE = (256, 8192)
+"""Wide: what queries without a bound are first compared with, as theirs is the better for it."""
+TILE = (1024, 4096)
+"""What follows: multiplied a third faster."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,24 +72,33 @@ def top_k_in_blocks(
     own: (n,) int64, the rank of the query itself where it is a row of the corpus: no match of its own
     threads: strips of queries at a time
     """
-    buffers = Buffers(queries, tile or (TILE if queries.codes.device.type == "cpu" else None))
     ranks = np.asarray(ranks, dtype=np.int64)
     least = np.full(len(queries), UNBOUNDED, dtype=np.float32)
     if min_score is not None:
         least = np.maximum(least, np.asarray(min_score, dtype=np.float32))
+    on_cpu = queries.codes.device.type == "cpu"
 
-    def strip(top: int) -> TopK:
-        rows = slice(top, min(top + buffers.tile[0], len(queries)))
-        found = TopK(best.scores[rows], best.ranks[rows])
-        for left in range(0, len(corpus), buffers.tile[1]):
-            area = Tile(rows, slice(left, min(left + buffers.tile[1], len(corpus))))
-            found = _after_tile(queries, corpus, ranks, found, area, least[rows], own, buffers)
-        return found
+    def after(best: TopK, cols: slice, size: tuple[int, int] | None) -> TopK:
+        buffers = Buffers(queries, tile or (size if on_cpu else None))
 
-    strips = list(in_threads(strip, range(0, len(queries), buffers.tile[0]), threads))
-    if not strips:
+        def strip(top: int) -> TopK:
+            rows = slice(top, min(top + buffers.tile[0], len(queries)))
+            found = TopK(best.scores[rows], best.ranks[rows])
+            for left in range(cols.start, cols.stop, buffers.tile[1]):
+                area = Tile(rows, slice(left, min(left + buffers.tile[1], cols.stop)))
+                found = _after_tile(queries, corpus, ranks, found, area, least[rows], own, buffers)
+            return found
+
+        strips = list(in_threads(strip, range(0, len(queries), buffers.tile[0]), threads))
+        return TopK(np.concatenate([s.scores for s in strips]), np.concatenate([s.ranks for s in strips]))
+
+    if not len(queries):
         return best
-    return TopK(np.concatenate([s.scores for s in strips]), np.concatenate([s.ranks for s in strips]))
+    seeds = 0
+    if (np.maximum(best.scores[:, -1], least) == UNBOUNDED).any():
+        seeds = min((tile or SEED_TILE)[1], len(corpus))
+        best = after(best, slice(0, seeds), SEED_TILE)
+    return after(best, slice(seeds, len(corpus)), TILE)
 
 
 def _after_tile(
