@@ -116,6 +116,7 @@ class Azure(Store):
     def connect(self) -> Any:
         import adlfs
 
+        logging.getLogger("azure").setLevel(logging.CRITICAL)  # it logs what it tries again
         account = {"account_name": self.authority.split(".")[0]} if self.authority else {}
         return adlfs.AzureBlobFileSystem(
             connection_timeout=CONNECT_SECONDS,

@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeVar
 from schemas.blanking import blanked
 from schemas.errors import InputError, RunFailed
 
-ATTEMPTS = 5
+ATTEMPTS = 4
 PAUSE_SECONDS, MOST_PAUSE_SECONDS = 0.5, 8.0
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 120.0
 """After so long no further attempt begins."""
 CALL_SECONDS = 90.0
 """Most that one call may take, the libraries' own attempts included, so that nothing hangs for ever."""
@@ -131,14 +131,14 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _is_transient(error: BaseException) -> bool:
     if _is_refused(error):
         return False
-    status = status_of(error)
-    if status:
-        return status in _TRANSIENT_STATUSES or status >= 500 or "SlowDown" in str(error)
     kinds = (TimeoutError, asyncio.TimeoutError, ConnectionError)
-    return any(
+    if any(
         isinstance(link, kinds) or any(name in type(link).__name__ for name in _TRANSIENT_NAMES)
         for link in _chain(error)
-    )
+    ):
+        return True  # before the status: aiohttp gives a body cut short a 400
+    status = status_of(error)
+    return status in _TRANSIENT_STATUSES or status >= 500 or "SlowDown" in str(error)
 
 
 def _is_refused(error: BaseException) -> bool:
@@ -168,5 +168,6 @@ def _told(action: Action, uri: str, error: BaseException, attempts: int, waited:
 
 
 def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    says = getattr(error, "strerror", None) or error  # without the "[Errno 5]" that libraries make up
+    text = " ".join(str(says).split()) or type(error).__name__
     return text if len(text) <= _MOST_WORDS else text[: _MOST_WORDS - 1] + "…"
