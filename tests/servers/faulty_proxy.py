@@ -1,8 +1,8 @@
 """A proxy before a store's server that counts what goes through, and does wrong what a test asks for.
 
-It answers 503, resets, cuts a body short, loses an answer after the server has done what was asked, stalls before the
-server is asked, or is late with the answer: each happens on real networks, and no well-behaved test server can be asked
-for it.
+It refuses, resets, cuts a body short, loses an answer after the server has done what was asked, stalls before the
+server is asked or when it has half of what it is sent, or is late with the answer: each happens on real networks, and
+no well-behaved test server can be asked for it.
 """
 
 import contextlib
@@ -16,8 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
-Kind = Literal["503", "reset", "truncated", "lost", "stall", "late"]
-SLOW_DOWN = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>"
+Kind = Literal["403", "503", "reset", "truncated", "lost", "stall", "half", "late"]
+REFUSALS = {
+    "403": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+    "503": b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>",
+}
 BETWEEN_TWO = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 """Headers of one connection, which a proxy does not pass on."""
 
@@ -39,10 +42,10 @@ class Fault:
     methods: Collection[str]
     match: str
     numbers: Collection[int]
-    seconds: float  # of a stall or a late answer
+    seconds: float  # how long it waits
     seen: int = 0
     met: int = 0
-    waiting: threading.Event = dataclasses.field(default_factory=threading.Event)  # a stall or late answer has begun
+    waiting: threading.Event = dataclasses.field(default_factory=threading.Event)  # it waits
 
 
 class FaultyProxy:
@@ -103,10 +106,14 @@ class _Handler(BaseHTTPRequestHandler):
         kind = fault.kind if fault else None
         if fault and kind == "stall" and self._waits(fault):
             kind = "reset"
+        if fault and kind == "half":
+            self._ask_half(body, fault)
+            kind = "reset"
         if kind == "reset":
             self._reset()
-        elif kind == "503":
-            self._answer(503, [("Content-Type", "application/xml")], SLOW_DOWN, len(SLOW_DOWN))
+        elif kind in REFUSALS:
+            refusal = REFUSALS[kind]
+            self._answer(int(kind), [("Content-Type", "application/xml")], refusal, len(refusal))
         else:
             status, headers, content, length = self._ask(body)
             if kind == "lost" or (fault and kind == "late" and self._waits(fault)):
@@ -120,6 +127,16 @@ class _Handler(BaseHTTPRequestHandler):
         return self.proxy.stopped.wait(fault.seconds)
 
     do_GET = do_HEAD = do_PUT = do_POST = do_PATCH = do_DELETE = _pass_on
+
+    def _ask_half(self, body: bytes, fault: Fault) -> None:
+        """Sends the server half of the body, waits, and ends the connection."""
+        with contextlib.closing(http.client.HTTPConnection(self.proxy.upstream)) as upstream:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() != "expect":
+                    upstream.putheader(name, value)
+            upstream.endheaders(body[: len(body) // 2])
+            self._waits(fault)
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes, int]:
         """The server's status, headers, body and its length, which a HEAD tells of a body that does not come."""

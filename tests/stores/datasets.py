@@ -1,6 +1,5 @@
 """Folders of stores as they are, without what the jobs think of them: every file, and what a dataset comes down to."""
 
-import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ def files(uri: str) -> dict[str, bytes]:
 def upload(folder: Path, uri: str) -> None:
     """Puts the files directly in a folder below `uri`."""
     fs, root = fsspec.url_to_fs(uri)
+    fs.makedirs(root, exist_ok=True)
     for path in sorted(folder.iterdir()):
         fs.pipe_file(f"{root}/{path.name}", path.read_bytes())
 
@@ -33,7 +33,7 @@ def published(uri: str) -> dict[str, Any]:
         "version": manifest.version,
         "parts": [(part.name, part.rows, part.size) for part in manifest.parts],
         "rejects": [(part.name, part.rows, part.size) for part in manifest.rejects],
-        "splits": [dataclasses.replace(split, id="") for split in manifest.splits],
+        "splits": [split._replace(id="") for split in manifest.splits],
         "counts": manifest.counts,
         "inputs": sorted((file.uri.rsplit("/", 1)[1], file.size) for file in manifest.inputs),
     }

@@ -1,0 +1,91 @@
+"""What a job asks of a store: requests and bytes, counted on the wire."""
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import transforms.encode
+from jobs import embed
+from schemas import storage
+from schemas.dataset import open_dataset
+from tests.fakes import FakeEncoder
+from tests.servers.faulty_proxy import FaultyProxy
+from tests.servers.store import Store, environment
+
+OBJECTS = 1200
+"""Two pages of a listing."""
+
+
+@pytest.fixture
+def proxy(s3_server: Store, s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """Counts; `clear()` its requests when all is in place."""
+    monkeypatch.setattr(transforms.encode, "Encoder", FakeEncoder)
+    with FaultyProxy(s3_server.url) as proxy, environment(s3_server.through(proxy.url)):
+        yield proxy
+
+
+def count(proxy: FaultyProxy, methods: str, match: str) -> int:
+    return len([r for r in proxy.requests if r.method in methods.split() and match in r.path])
+
+
+def test_many_objects_are_listed_once_and_none_is_looked_at_by_itself(s3: str, proxy: FaultyProxy) -> None:
+    store, path = storage.resolve(f"{s3}/in")
+    store.fs.pipe({f"{path}/{number:05}.txt": b"a line of text\n" for number in range(OBJECTS)})
+    proxy.requests.clear()
+    flags = ("--split_bytes", "1000", "--device", "cpu")
+    assert embed.main(["--input", f"{s3}/in", "--output", f"{s3}/out", *flags]) == 0
+    manifest = open_dataset(f"{s3}/out").manifest
+    assert manifest.counts.rows_out == OBJECTS
+    assert len(manifest.splits) > 10
+    assert count(proxy, "GET", "prefix=in%2F&delimiter=&") == 2
+    assert count(proxy, "GET", "prefix=in%2F&delimiter=%2F&max-keys=1&") < 8  # whether the input is a folder
+    assert count(proxy, "HEAD", "/in/") == 0
+    sampled = 1000
+    assert OBJECTS <= count(proxy, "GET", "/in/") <= OBJECTS + sampled + 1
+    assert len(proxy.requests) < OBJECTS + sampled + 200
+
+
+def test_planning_lists_each_object_once_and_reads_few(s3: str, proxy: FaultyProxy) -> None:
+    store, path = storage.resolve(f"{s3}/in")
+    store.fs.pipe({f"{path}/{number:05}.txt": b"a line of text\n" * 100 for number in range(OBJECTS)})
+    proxy.requests.clear()
+    flags = ("--plan", "--json", "--device", "cpu")
+    assert embed.main(["--input", f"{s3}/in", "--output", f"{s3}/out", *flags]) == 0
+    assert count(proxy, "GET", "prefix=in%2F&delimiter=&") == 2
+    assert count(proxy, "HEAD", "/in/") == 0
+    assert len(proxy.requests) < 100
+
+
+def test_of_a_wide_parquet_file_the_columns_asked_for_are_fetched_once(s3: str, proxy: FaultyProxy) -> None:
+    columns, rows = 10, 40_000
+    random = np.random.default_rng(0)
+    letters = random.integers(97, 123, (columns, rows, 100), np.uint8)
+    table = pa.table({f"column_{i}": [row.tobytes().decode() for row in letters[i]] for i in range(columns)})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=rows // 8, compression="none", use_dictionary=False)
+    content = sink.getvalue().to_pybytes()
+    storage.create(f"{s3}/in/wide.parquet", content)
+    proxy.requests.clear()
+    flags = ["--text_column", "column_3", "--keep_columns", "column_7", "--device", "cpu", "--split_bytes", "10000000"]
+    assert embed.main(["--input", f"{s3}/in/wide.parquet", "--output", f"{s3}/out", *flags]) == 0
+    manifest = open_dataset(f"{s3}/out").manifest
+    assert manifest.counts.rows_out == rows
+    assert len(manifest.splits) > 2
+    assert len(content) > 40_000_000
+    assert 0.2 * len(content) <= proxy.sent("/in/wide.parquet") < 0.25 * len(content)
+
+
+def test_a_file_split_by_ranges_is_fetched_about_once_in_all(s3: str, proxy: FaultyProxy) -> None:
+    content = b"".join(json.dumps({"text": f"row {number} {'x' * 100}"}).encode() + b"\n" for number in range(300_000))
+    storage.create(f"{s3}/in/rows.jsonl", content)
+    proxy.requests.clear()
+    flags = ["--device", "cpu"]
+    assert embed.main(["--input", f"{s3}/in", "--output", f"{s3}/out", *flags]) == 0
+    manifest = open_dataset(f"{s3}/out").manifest
+    assert manifest.counts.rows_out == 300_000
+    assert len(manifest.splits) == 5
+    assert len(content) <= proxy.sent("/in/rows.jsonl") < 1.25 * len(content)
