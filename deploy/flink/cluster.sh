@@ -4,7 +4,8 @@
 #   deploy/flink/cluster.sh jobmanager | taskmanager N | pool N [FLAGS] | jobserver      one of them; N from 1
 #   deploy/flink/cluster.sh stop
 # Environment: ENGINES (.engines), RUN (.engines/run/flink: configuration, logs, process ids), PYTHON (.venv/bin/python),
-# REST_PORT 8081, RPC_PORT 6123, JOB_PORT 8099, POOL_PORT 50000. Linux, as pools need 127.0.0.2 and so on.
+# REST_PORT 8081, RPC_PORT 6123, JOB_PORT 8099, POOL_PORT 50000. Linux, as pools need 127.0.0.2 and so on. All listen on
+# loopback but Beam's job server, which listens on every interface whatever it is told: not for a machine in the open.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -88,7 +89,7 @@ start() {
   jobserver
   echo "Flink's screen: http://localhost:$rest_port; logs: $run/log. Submit with"
   echo "  --runner=PortableRunner --job_endpoint=localhost:$job_port --parallelism=2 \\"
-  echo "  --environment_type=EXTERNAL --environment_config=worker-pool:$pool_port"
+  echo "  --environment_type=EXTERNAL --environment_config=worker-pool:$pool_port --environment_cache_millis=60000"
 }
 
 stop() {
@@ -107,7 +108,7 @@ stop() {
 case ${1:-} in
   start | jobmanager | jobserver | stop) ;;
   taskmanager | pool) [[ ${2:-} =~ ^[1-9]$ ]] || { echo "$1 N: a number from 1 to 9" >&2; exit 2; } ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 if [ "$1" != stop ]; then
   [ -d "$flink" ] && [ -e "$engines/flink-job-server.jar" ] || { echo "no Flink in $engines: run deploy/install_engines.sh flink" >&2; exit 1; }

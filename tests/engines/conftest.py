@@ -13,6 +13,7 @@ from tests.needs import need
 SAMPLE = ["--input", ROOT / "tests/data", "--split_bytes", 5000, "--rows_per_part", 64]
 """Nine splits and a dozen parts, for several workers to share."""
 MINE = ["--min_score", 0.6, "--with_text", "--groups"]
+JOIN = ["--self", "--top_k", 3, "--with_text"]
 
 
 @pytest.fixture(scope="session")
@@ -50,8 +51,17 @@ def clean_pairs(clean: Path) -> Path:
     return output
 
 
+@pytest.fixture(scope="session")
+def clean_matches(clean: Path) -> Path:
+    """And the best matches of each row."""
+    output = clean.parent / "matches"
+    ended = run("jobs.join", "--runner=DirectRunner", "--corpus", clean, "--output", output, *JOIN)
+    assert ended.status == 0, ended.stderr
+    return output
+
+
 def assert_same_pairs(output: Path, clean: Path) -> None:
-    """The same parts in the same order, and the same groups, byte by byte."""
+    """Pairs or matches: the same parts in the same order, and the same groups, byte by byte."""
     assert harness.contents(clean)
     assert harness.contents(output) == harness.contents(clean)
     parts, expected = (open_dataset(str(folder)).manifest.parts for folder in (output, clean))

@@ -12,7 +12,7 @@ import pytest
 
 from jobs import embed
 from tests.engines.clusters import ENGINES, ROOT, Driver, Ended, FlinkCluster, run, wait_for
-from tests.engines.conftest import MINE, SAMPLE, assert_same_pairs
+from tests.engines.conftest import JOIN, MINE, SAMPLE, assert_same_pairs
 from tests.faults import harness
 
 pytestmark = pytest.mark.flink
@@ -60,6 +60,12 @@ def test_pairs_are_the_same(flink: FlinkCluster, clean: Path, clean_pairs: Path,
     ended = run("jobs.mine", *flink.external, "--input", clean, "--output", tmp_path / "pairs", *MINE)
     assert ended.status == 0, ended.stderr
     assert_same_pairs(tmp_path / "pairs", clean_pairs)
+
+
+def test_matches_are_the_same(flink: FlinkCluster, clean: Path, clean_matches: Path, tmp_path: Path) -> None:
+    ended = run("jobs.join", *flink.external, "--corpus", clean, "--output", tmp_path / "out", *JOIN)
+    assert ended.status == 0, ended.stderr
+    assert_same_pairs(tmp_path / "out", clean_matches)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.engines.clusters import run
-from tests.engines.conftest import MINE, SAMPLE, assert_same_pairs
+from tests.engines.conftest import JOIN, MINE, SAMPLE, assert_same_pairs
 from tests.faults import harness
 
 pytestmark = pytest.mark.prism
@@ -23,6 +23,21 @@ def test_pairs_are_the_same(prism: Path, clean: Path, clean_pairs: Path, tmp_pat
     ended = run("jobs.mine", *flags, "--input", clean, "--output", tmp_path / "pairs", *MINE)
     assert ended.status == 0, ended.stderr
     assert_same_pairs(tmp_path / "pairs", clean_pairs)
+
+
+def test_matches_are_the_same(prism: Path, clean: Path, clean_matches: Path, tmp_path: Path) -> None:
+    ended = run(
+        "jobs.join",
+        "--runner=PrismRunner",
+        f"--prism_location={prism}",
+        "--corpus",
+        clean,
+        "--output",
+        tmp_path / "out",
+        *JOIN,
+    )
+    assert ended.status == 0, ended.stderr
+    assert_same_pairs(tmp_path / "out", clean_matches)
 
 
 def test_what_fails_on_a_worker_is_one_clear_line(prism: Path, tmp_path: Path) -> None:
