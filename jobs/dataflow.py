@@ -61,11 +61,13 @@ def _check_image(options: PipelineOptions) -> None:
 
 
 def _check_model(model: ResolvedModel) -> None:
-    if "://" in model.place or model.place == PACKAGED or PurePath(model.place).is_relative_to(BAKED_MODELS):
+    name, place = model.fingerprint.name, model.place
+    everywhere = "://" in name or "://" in place or PurePath(place).is_relative_to(BAKED_MODELS)
+    if everywhere or place == PACKAGED:
         return
     raise InputError(
-        f"--model {model.fingerprint.name}: is in {model.place} on this machine, and Dataflow's workers are elsewhere; "
-        f"copy it to a store (--model gs://BUCKET/MODEL) or into the image, below {BAKED_MODELS}"
+        f"--model {name}: was found in {place} on this machine, and Dataflow's workers are elsewhere; copy that "
+        f"folder to a store (--model gs://BUCKET/MODEL), or into the image, below {BAKED_MODELS}"
     )
 
 

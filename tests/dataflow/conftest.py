@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import pytest
 
 import transforms.encode
-from jobs import cli, embed, mine
+from jobs import cli, embed, join, mine
 from schemas import storage
 from tests.fakes import FakeEncoder
 from tests.needs import need
 
-JOBS = {"embed": embed, "mine": mine}
+JOBS = {"embed": embed, "mine": mine, "join": join}
 
 
 class Translated(NamedTuple):
@@ -57,9 +57,12 @@ def bucket(gs: str) -> str:
 
 def data_flags(job: str, bucket: str) -> list[str]:
     """What each job cannot do without."""
+    output = f"--output={bucket}/{job}"
     if job == "embed":
-        return ["--input", f"{bucket}/in/*.txt", "--output", f"{bucket}/embeddings"]
-    return ["--input", f"{bucket}/dataset", "--output", f"{bucket}/{job}", "--min_score", "0.5"]
+        return [output, f"--input={bucket}/in/*.txt"]
+    if job == "join":
+        return [output, f"--queries={bucket}/dataset", f"--corpus={bucket}/dataset", "--top_k=2"]
+    return [output, f"--input={bucket}/dataset", "--min_score=0.5"]
 
 
 def dataflow_flags(bucket: str) -> list[str]:

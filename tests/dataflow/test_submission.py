@@ -53,7 +53,7 @@ def options_of(job: dict[str, Any]) -> dict[str, Any]:
 def test_a_job_is_submitted_and_not_waited_for(submit: Submit, service: Service, bucket: str, job: str) -> None:
     found = submit(job, "--json")
     assert found.returncode == 0, found.stderr
-    output = data_flags(job, bucket)[3]
+    output = f"{bucket}/{job}"
     assert json.loads(found.stdout) == {"output": output, "submitted": JOB_ID}
     assert f"Created job with id: [{JOB_ID}]; the pipeline publishes when it is done" in found.stderr.splitlines()
     assert service.requests == [("POST", "/v1b3/projects/proj-abc1/locations/us-central1/jobs")]

@@ -13,7 +13,9 @@ import pytest
 from apache_beam.options.pipeline_options import DebugOptions
 from apache_beam.portability.api import beam_runner_api_pb2
 
+import transforms.model
 from jobs import embed
+from schemas import storage
 from tests.dataflow.conftest import JOBS, Translate, Translated, data_flags, dataflow_flags
 
 pytestmark = pytest.mark.dataflow
@@ -24,6 +26,7 @@ STEPS = {
     "embed": "PlanSplits Reshuffle ReadBlocks AdoptParts EncodeTexts WriteParts AllRejects WriteRejects AllParts "
     "PublishDataset",
     "mine": "MineDataset",
+    "join": "JoinDatasets",
 }
 BEAMS_FILES = re.compile(rb"/[\w/.\-]+/apache_beam/[\w/]+\.py")
 """Its pickles of its own functions carry where they were defined, for tracebacks."""
@@ -91,7 +94,8 @@ def test_who_asks_for_other_processes_and_threads_gets_them(translate: Translate
 
 
 def test_a_job_without_a_model_has_a_process_a_core(translate: Translate) -> None:
-    assert "no_use_multiple_sdk_containers" not in experiments(translate("mine"))
+    for job in ("mine", "join"):
+        assert "no_use_multiple_sdk_containers" not in experiments(translate(job))
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -119,7 +123,7 @@ def test_nothing_is_staged_beside_the_pipeline(translate: Translate, job: str) -
 
 
 REFUSED: dict[str, tuple[list[str], tuple[str, ...]]] = {
-    "a model in a folder of this machine": (["--model={folder}"], ("--model", "{folder}", "/opt/models", "gs://")),
+    "a model in a folder of this machine": (["--model={folder}"], ("--model {folder}", "gs://")),
     "no image": (["--sdk_container_image="], ("--sdk_container_image", "deploy/Dockerfile")),
     "a hint that Beam cannot read": (["--encode_min_ram=lots"], ("--encode_min_ram", "lots")),
 }
@@ -136,6 +140,30 @@ def test_what_cannot_work_is_refused_before_it_is_submitted(
     assert line.startswith("error: ")
     for word in words:
         assert word.format(folder=bundled_model) in line
+
+
+def test_a_model_of_a_hub_is_refused_as_workers_never_ask_one(
+    bucket: str, bundled_model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transforms.model, "_hub", lambda _: Path(bundled_model))
+    command = [*data_flags("embed", bucket), *dataflow_flags(bucket), "--dry_run=True", "--model=someone/tuned"]
+    assert embed.main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --model someone/tuned: was found in {bundled_model} on this machine")
+
+
+@pytest.mark.parametrize("place", ["store", "image"])
+def test_a_model_in_a_store_or_in_the_image_is_named_to_the_workers(
+    translate: Translate, bucket: str, bundled_model: str, place: str
+) -> None:
+    name = f"file://{bundled_model}"
+    if place == "store":
+        name = f"{bucket}/model"
+        for path in (p for p in Path(bundled_model).rglob("*") if p.is_file()):
+            storage.replace(f"{name}/{path.relative_to(bundled_model).as_posix()}", path.read_bytes())
+    shipped = unpacked(translate("embed", f"--model={name}").pipeline)
+    assert name.encode() in shipped
+    assert (bundled_model.encode() in shipped) == (place == "image")
 
 
 def unpacked(pipeline: Any) -> bytes:
