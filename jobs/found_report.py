@@ -1,9 +1,51 @@
-"""What jobs that compare datasets of embeddings say alike, while they run and at the end."""
+"""How jobs that compare datasets of embeddings run, and what they say alike, meanwhile and at the end."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from jobs import cli, engines
+from schemas.errors import RunFailed
+from schemas.manifest import Manifest, newest_manifest
 from transforms.progress import Progress
-from transforms.publish_found import HISTOGRAM_BINS
+from transforms.publish_found import HISTOGRAM_BINS, FoundPlan, answered
+
+P = TypeVar("P", bound=FoundPlan)
+
+
+def carry_out(
+    plan: P,
+    pairs: int,
+    transform: Callable[[], beam.PTransform],
+    options: PipelineOptions,
+    summarize: Callable[[Manifest, P], dict[str, Any]],
+) -> dict[str, Any] | cli.Submitted:
+    """Compares so many pairs and publishes, unless what is published is the answer already.
+
+    Raises:
+        RunFailed: nothing was published.
+    """
+    if not answered(plan):
+        with cli.progress_bar(pairs, compared, engines.workers_here(options)):
+            submitted = cli.run_pipeline(lambda pipeline: pipeline | transform(), options)
+        if submitted:
+            return submitted
+    manifest = newest_manifest(plan.output)
+    if manifest is None:
+        raise RunFailed(f"{plan.output}: the pipeline ended and published nothing; see the runner's log")
+    return summarize(manifest, plan)
+
+
+def put(
+    found: dict[str, Any] | cli.Submitted, output: str, text: Callable[[dict[str, Any]], str], as_json: bool
+) -> None:
+    """The result of `carry_out` on stdout."""
+    if isinstance(found, cli.Submitted):
+        cli.put_submitted(found, output, as_json)
+    else:
+        cli.put_result(found, text(found), as_json)
 
 
 def compared(done: Progress, seconds: float) -> tuple[int, str]:

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs import cli, dataflow, engines
-from jobs.found_report import compared, histogram, histogram_lines, open_lines
+from jobs.found_report import carry_out, histogram, histogram_lines, open_lines, put
 from jobs.join_plan import JoinConfig, describe, make_plan, open_corpus, open_queries
 from jobs.join_queries import embed_queries, is_dataset
-from schemas.errors import RunFailed
-from schemas.manifest import Manifest, newest_manifest
+from schemas.manifest import Manifest
 from transforms.join import JoinDatasets
 from transforms.join_publish import JoinPlan
-from transforms.publish_found import answered
 
 DESCRIPTION = __doc__.split("\n", 1)[0]
 
@@ -79,17 +77,8 @@ def run(argv: Sequence[str] | None) -> None:
         queries = open_queries(uri, corpus)
     plan, choice = make_plan(config, queries, corpus, cli.local_workers(options))
     cli.say(describe(plan, choice))
-    if not answered(plan):
-        with cli.progress_bar(plan.query_rows * plan.corpus_rows, compared, engines.workers_here(options)):
-            submitted = cli.run_pipeline(lambda pipeline: pipeline | JoinDatasets(plan, choice), options)
-        if submitted:
-            cli.put_submitted(submitted, config.output, args.json)
-            return
-    manifest = newest_manifest(config.output)
-    if manifest is None:
-        raise RunFailed(f"{config.output}: the pipeline ended and published nothing; see the runner's log")
-    summary = summarize(manifest, plan)
-    cli.put_result(summary, _summary_text(summary), args.json)
+    found = carry_out(plan, plan.query_rows * plan.corpus_rows, lambda: JoinDatasets(plan, choice), options, summarize)
+    put(found, config.output, _summary_text, args.json)
 
 
 def summarize(manifest: Manifest, plan: JoinPlan) -> dict[str, Any]:

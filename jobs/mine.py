@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jobs import cli, dataflow, engines
-from jobs.found_report import compared, histogram, histogram_lines, open_lines
+from jobs.found_report import carry_out, histogram, histogram_lines, open_lines, put
 from jobs.mine_plan import MineConfig, describe, make_plan
-from schemas.errors import RunFailed
-from schemas.manifest import Manifest, newest_manifest
+from schemas.manifest import Manifest
 from transforms.mine import MineDataset
-from transforms.publish_found import answered
 from transforms.publish_pairs import MinePlan
 
 DESCRIPTION = __doc__.split("\n", 1)[0]
@@ -52,17 +50,8 @@ def run(argv: Sequence[str] | None) -> None:
     dataflow.prepare(options)
     plan, choice = make_plan(config, cli.local_workers(options))
     cli.say(describe(plan, choice))
-    if not answered(plan):
-        with cli.progress_bar(plan.n_rows * (plan.n_rows - 1) // 2, compared, engines.workers_here(options)):
-            submitted = cli.run_pipeline(lambda pipeline: pipeline | MineDataset(plan, choice), options)
-        if submitted:
-            cli.put_submitted(submitted, config.output, args.json)
-            return
-    manifest = newest_manifest(config.output)
-    if manifest is None:
-        raise RunFailed(f"{config.output}: the pipeline ended and published nothing; see the runner's log")
-    summary = summarize(manifest, plan)
-    cli.put_result(summary, _summary_text(summary), args.json)
+    found = carry_out(plan, plan.n_rows * (plan.n_rows - 1) // 2, lambda: MineDataset(plan, choice), options, summarize)
+    put(found, config.output, _summary_text, args.json)
 
 
 def summarize(manifest: Manifest, plan: MinePlan) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _fit(sample: np.ndarray, min_score: float | None, top_k: int, n_rows: int, s
     axes = principal_axes(sample[len(measured) :] if len(sample) > 2 * len(measured) else sample)
     dims = sample.shape[1]
     choices = [*(prefix_filter(axes, d, seed) for d in PREFIXES if d < dims), int8_filter(dims, seed)]
-    floor = _floor(measured, min_score, top_k, n_rows)
+    floor = _floor(measured, sample, min_score, top_k, n_rows)
     costs = _costs(choices, measured, floor)
     best = min(range(len(choices)), key=lambda i: costs[i].nsec)
     others = "; ".join(f"{f.name} {c}" for i, (f, c) in enumerate(zip(choices, costs, strict=True)) if i != best)
@@ -59,12 +59,13 @@ class Cost(NamedTuple):
         return f"{self.nsec:.2f} ns a pair, {self.survivors:.1e} of them scored"
 
 
-def _floor(measured: np.ndarray, min_score: float | None, top_k: int, n_rows: int) -> np.ndarray:
-    """The score that a pair must reach, `(m, 1)`: for top k, what the matching quantile of a row's scores is here."""
+def _floor(measured: np.ndarray, sample: np.ndarray, min_score: float | None, top_k: int, n_rows: int) -> np.ndarray:
+    """The score that a pair must reach, `(m, 1)`: for top k, what the matching quantile of a row's scores is in the
+    sample."""
     if min_score is not None:
         return np.full((len(measured), 1), min_score)
-    place = min(max(round(top_k * len(measured) / max(n_rows, 1)), 1) + 1, len(measured))  # the row itself is one
-    scores = (torch.from_numpy(measured) @ torch.from_numpy(measured).t()).numpy()
+    place = min(max(round(top_k * len(sample) / max(n_rows, 1)), 1) + 1, len(sample))  # the row itself is one
+    scores = (torch.from_numpy(measured) @ torch.from_numpy(sample).t()).numpy()
     return np.partition(scores, -place, axis=1)[:, -place, None].astype(np.float64)
 
 
