@@ -8,7 +8,7 @@ python -m jobs.embed --input 'shards/*.jsonl.gz' --text_column body --output out
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -108,6 +108,19 @@ def build(
     return {"plan": planned.plan, "reads": read.reads, "parts": parts, "rejects": rejects} | PublishDataset()
 
 
+def add_reader_flags(add: Callable[..., argparse.Action]) -> None:
+    """How records become rows."""
+    add(
+        "--format",
+        default="auto",
+        choices=["auto", "text", "jsonl", "csv", "tsv", "parquet"],
+        help="auto: by file name",
+    )
+    add("--text_column", default="text", help="column or field to embed")
+    add("--id_column", help="column or field that holds unique ids")
+    add("--id_from", default="offset", choices=["offset", "text"], help="without --id_column: what ids are made of")
+
+
 def arguments() -> argparse.ArgumentParser:
     """Every flag of the job."""
     own = cli.parser("embed", DESCRIPTION)
@@ -121,15 +134,7 @@ def arguments() -> argparse.ArgumentParser:
         help="files, folders or globs of text shards",
     )
     add("--output", required=True, metavar="DIR", help="folder of the dataset; an earlier output is brought up to date")
-    add(
-        "--format",
-        default="auto",
-        choices=["auto", "text", "jsonl", "csv", "tsv", "parquet"],
-        help="auto: by file name",
-    )
-    add("--text_column", default="text", help="column or field to embed")
-    add("--id_column", help="column or field that holds unique ids")
-    add("--id_from", default="offset", choices=["offset", "text"], help="without --id_column: what ids are made of")
+    add_reader_flags(add)
     add("--keep_columns", default="", metavar="A,B", help="columns to carry over into the dataset")
     add("--model", default="all-MiniLM-L6-v2", help="a name, a model hub's id, or a folder, s3://bucket/model too")
     add("--model_revision", help="revision on the model hub")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from jobs import cli, dataflow, engines
+from jobs import cli, dataflow, embed, engines
 from jobs.found_report import carry_out, histogram, histogram_lines, open_lines, put
 from jobs.join_plan import JoinConfig, describe, make_plan, open_corpus, open_queries
 from jobs.join_queries import embed_queries, is_dataset
@@ -42,19 +42,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--one_to_one", action="store_true", help="no row in two matches: greedy by score, ties by ids")
     add("--with_text", action="store_true", help="columns query_text and corpus_text")
     add("--keep_unmatched", action="store_true", help="list queries without a match in _unmatched")
-    add(
-        "--format",
-        default="auto",
-        choices=["auto", "text", "jsonl", "csv", "tsv", "parquet"],
-        help="of queries that are text; auto: by file name",
-    )
-    add("--text_column", default="text", help="of queries that are text: column or field to embed")
-    add("--id_column", help="of queries that are text: column or field that holds unique ids")
-    add("--id_from", default="offset", choices=["offset", "text"], help="without --id_column: what ids are made of")
-    add("--duplicate_ids", default="error", choices=["error", "keep"], help="what to do about ids that are not unique")
-    add("--query_prompt_name", help="of queries that are text: one of the model's own prompts; default: the corpus's")
-    add("--query_prompt", help="text to put before every query")
-    add("--model", help="of queries that are text: where the corpus's model is, if not at the name that it was used by")
+    of_text = own.add_argument_group("queries that are text").add_argument
+    embed.add_reader_flags(of_text)
+    of_text("--duplicate_ids", default="error", choices=["error", "keep"], help="what to do about double ids")
+    of_text("--query_prompt_name", help="one of the model's own prompts; default: the corpus's prompt")
+    of_text("--query_prompt", help="text to put before every query")
+    of_text("--model", help="where the corpus's model is, if not at the name that it was used by")
     add("--device", default="auto", choices=["auto", "cpu", "cuda"], help="where vectors are compared")
     add("--memory_mb", type=int, default=1024, help="for the vectors that a worker holds")
     add("--keep_versions", type=int, default=1, help="published versions to keep, the newest included")
