@@ -16,8 +16,8 @@ from tests.fakes import FakeEncoder
 from tests.servers.faulty_proxy import FaultyProxy
 from tests.servers.store import Store, environment
 
-OBJECTS = 1200
-"""Two pages of a listing."""
+OBJECTS, LINES = 1200, 100
+"""Two pages of a listing, and so many rows in each that few are read for a sample."""
 
 
 @pytest.fixture
@@ -32,32 +32,30 @@ def count(proxy: FaultyProxy, methods: str, match: str) -> int:
     return len([r for r in proxy.requests if r.method in methods.split() and match in r.path])
 
 
-def test_many_objects_are_listed_once_and_none_is_looked_at_by_itself(s3: str, proxy: FaultyProxy) -> None:
+def test_many_objects_are_listed_once_and_read_once(s3: str, proxy: FaultyProxy) -> None:
     store, path = storage.resolve(f"{s3}/in")
-    store.fs.pipe({f"{path}/{number:05}.txt": b"a line of text\n" for number in range(OBJECTS)})
+    store.fs.pipe({f"{path}/{number:05}.txt": b"a line of text\n" * LINES for number in range(OBJECTS)})
+    argv = ["--input", f"{s3}/in", "--output", f"{s3}/out", "--split_bytes", "100000", "--device", "cpu"]
+
     proxy.requests.clear()
-    flags = ("--split_bytes", "1000", "--device", "cpu")
-    assert embed.main(["--input", f"{s3}/in", "--output", f"{s3}/out", *flags]) == 0
+    assert embed.main([*argv, "--plan", "--json"]) == 0
+    assert_listed_once(proxy)
+    assert len(proxy.requests) < 150
+
+    proxy.requests.clear()
+    assert embed.main(argv) == 0
     manifest = open_dataset(f"{s3}/out").manifest
-    assert manifest.counts.rows_out == OBJECTS
+    assert manifest.counts.rows_out == OBJECTS * LINES
     assert len(manifest.splits) > 10
+    assert_listed_once(proxy)
+    assert OBJECTS <= count(proxy, "GET", "/in/") < OBJECTS + 100
+    assert len(proxy.requests) < OBJECTS + 500
+
+
+def assert_listed_once(proxy: FaultyProxy) -> None:
     assert count(proxy, "GET", "prefix=in%2F&delimiter=&") == 2
     assert count(proxy, "GET", "prefix=in%2F&delimiter=%2F&max-keys=1&") < 8  # whether the input is a folder
     assert count(proxy, "HEAD", "/in/") == 0
-    sampled = 1000
-    assert OBJECTS <= count(proxy, "GET", "/in/") <= OBJECTS + sampled + 1
-    assert len(proxy.requests) < OBJECTS + sampled + 200
-
-
-def test_planning_lists_each_object_once_and_reads_few(s3: str, proxy: FaultyProxy) -> None:
-    store, path = storage.resolve(f"{s3}/in")
-    store.fs.pipe({f"{path}/{number:05}.txt": b"a line of text\n" * 100 for number in range(OBJECTS)})
-    proxy.requests.clear()
-    flags = ("--plan", "--json", "--device", "cpu")
-    assert embed.main(["--input", f"{s3}/in", "--output", f"{s3}/out", *flags]) == 0
-    assert count(proxy, "GET", "prefix=in%2F&delimiter=&") == 2
-    assert count(proxy, "HEAD", "/in/") == 0
-    assert len(proxy.requests) < 100
 
 
 def test_of_a_wide_parquet_file_the_columns_asked_for_are_fetched_once(s3: str, proxy: FaultyProxy) -> None:

@@ -75,11 +75,12 @@ PLACES = {
 def test_faults_that_pass_leave_the_dataset_of_a_clean_run(
     bucket: str, proxy: FaultyProxy, clean: str, kind: Kind
 ) -> None:
-    """Twice in each place, one after the other."""
+    """Twice in each place, one after the other; but an answer that has no body, as to a put, is not cut short."""
     faults = [proxy.fail(kind, *place, numbers=(1, 2), seconds=STALL_SECONDS) for place in PLACES.values()]
     started = time.monotonic()
     assert run(bucket) == 0
-    assert [fault.met for fault in faults] == [2] * len(faults)
+    manifests = 1 if kind == "truncated" else 2
+    assert [fault.met for fault in faults] == [2, 2, 2, manifests, 2]
     assert_same_dataset(f"{bucket}/out", clean)
     assert time.monotonic() - started < STALL_SECONDS
 
