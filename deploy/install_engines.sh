@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Puts engines for one machine into .engines, which git ignores, each once and each from its own package registry:
-#   deploy/install_engines.sh flink prism
+#   deploy/install_engines.sh flink prism spark
 # flink: the jars of Flink (from PyPI) and Beam's job server for them (made by Maven, 2 to 5 minutes); needs Java 11 or 17, mvn
+# spark: Beam's job server with Spark 3.5 in it, likewise by Maven
 # prism: Beam's own small runner; needs Go
 # ENGINES names another folder. Nothing is installed into a Python environment.
 set -euo pipefail
@@ -24,11 +25,20 @@ install_flink() {
     rm "$unpacked"/*.tar.gz
     mv "$unpacked" "$engines/flink" # whole or not at all
   fi
-  if [ ! -e "$engines/flink-job-server.jar" ]; then
-    mvn --quiet --batch-mode --file "$here/flink/job-server-pom.xml" -Dengines="$engines" package
-    mv "$engines/job-server-build/flink-job-server.jar" "$engines/flink-job-server.jar"
-    rm -r "$engines/job-server-build"
-  fi
+  job_server flink
+}
+
+install_spark() {
+  need java spark && need mvn spark
+  job_server spark
+}
+
+job_server() {
+  local name=$1-job-server
+  [ ! -e "$engines/$name.jar" ] || return 0
+  mvn --quiet --batch-mode --file "$here/$1/job-server-pom.xml" -Dengines="$engines" package
+  mv "$engines/$name-build/$name.jar" "$engines/$name.jar" # whole or not at all
+  rm -r "$engines/$name-build"
 }
 
 install_prism() {
@@ -36,10 +46,10 @@ install_prism() {
   [ -x "$engines/prism" ] || GOBIN=$engines go install "github.com/apache/beam/sdks/v2/go/cmd/prism@v$beam_version"
 }
 
-[ $# -gt 0 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 for engine in "$@"; do
   case $engine in
-    flink | prism) "install_$engine" ;;
-    *) echo "$engine: not one of flink, prism" >&2; exit 2 ;;
+    flink | prism | spark) "install_$engine" ;;
+    *) echo "$engine: not one of flink, prism, spark" >&2; exit 2 ;;
   esac
 done

@@ -34,6 +34,14 @@ def prism() -> Path:
 
 
 @pytest.fixture(scope="session")
+def spark() -> list[str]:
+    """Flags for a Spark of two cores that the job itself starts, with workers in the job's process."""
+    jar = ENGINES / "spark-job-server.jar"
+    need(jar.exists(), "Spark: deploy/install_engines.sh spark")
+    return ["--runner=SparkRunner", f"--spark_job_server_jar={jar}", "--spark_master_url=local[2]"]
+
+
+@pytest.fixture(scope="session")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample as the DirectRunner embeds it, with the real model."""
     output = tmp_path_factory.mktemp("clean") / "out"
