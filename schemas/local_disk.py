@@ -1,12 +1,13 @@
 """The local disk as a store: what is written is there whole or not at all, and for sure."""
 
 import contextlib
+import io
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
 
@@ -54,8 +55,8 @@ class LocalDisk(Store):
                 return self.fs.info(entry["name"])
         return entry
 
-    def open(self, file: FileInfo, start: int, stop: int | None, ahead: bool) -> BinaryIO:
-        raw = open(self.path(file.uri), "rb", buffering=READ_BUFFER_BYTES)  # noqa: SIM115
+    def open(self, file: FileInfo, start: int, stop: int | None, ahead: bool) -> io.BufferedReader:
+        raw: io.BufferedReader = io.BufferedReader(io.FileIO(self.path(file.uri)), READ_BUFFER_BYTES)
         if start:
             raw.seek(start)
         return raw

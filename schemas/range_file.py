@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-FIRST_BYTES, MOST_BYTES = 512 << 10, 8 << 20
-"""Read-ahead: it begins small, since a reader may want one line, and doubles, since a reader that comes back wants
-all. At most two such pieces are in memory."""
+FIRST_BYTES, AHEAD_BYTES, MOST_BYTES = 512 << 10, 4 << 20, 8 << 20
+"""Requests begin small, since a reader may want one line, and double, since a reader that comes back wants all. From
+`AHEAD_BYTES` on they are made before the reader asks. At most two are in memory."""
 SLACK_BYTES = 64 << 10
 """Beyond a range's end: the line that begins in it ends there."""
 
@@ -93,7 +93,7 @@ class ReadAheadFile(RangeFile):
         self._window, self._begin, self._coming = data, start, None
         self._step = min(2 * self._step, MOST_BYTES)
         following = start + len(data)
-        if reads_on and following < self._stop:
+        if self._step >= AHEAD_BYTES and following < self._stop:
             self._coming = _background(os.getpid()).submit(self._fetch, following, self._end(following))
 
     def _end(self, start: int) -> int:

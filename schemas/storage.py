@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from schemas.blanking import blanked, refuse_credentials
 from schemas.cloud_stores import S3, Azure, Gcs
@@ -215,7 +215,7 @@ def _listed(file: str | FileInfo) -> FileInfo:
     return found
 
 
-def open_read(file: str | FileInfo, start: int = 0, stop: int | None = None) -> BinaryIO:
+def open_read(file: str | FileInfo, start: int = 0, stop: int | None = None) -> io.BufferedReader:
     """A buffered reader from byte `start` on, that reads ahead: as far as about `stop`, where a range ends there.
 
     Of a file that was listed, the reads say which version is meant: RunFailed where it is another by now.
@@ -224,7 +224,7 @@ def open_read(file: str | FileInfo, start: int = 0, stop: int | None = None) -> 
         file = FileInfo(file, 0, "")
     file = _listed(file)
     raw = resolve(file.uri)[0].open(file, start, stop, ahead=True)
-    return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, READ_BUFFER_BYTES)  # type: ignore[type-var]
+    return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, READ_BUFFER_BYTES)
 
 
 def open_random(file: str | FileInfo) -> BinaryIO:
@@ -232,7 +232,7 @@ def open_random(file: str | FileInfo) -> BinaryIO:
     if isinstance(file, str) and is_local(file):
         file = FileInfo(file, 0, "")
     file = _listed(file)
-    return resolve(file.uri)[0].open(file, 0, None, ahead=False)
+    return cast(BinaryIO, resolve(file.uri)[0].open(file, 0, None, ahead=False))
 
 
 def read_bytes(uri: str) -> bytes:

@@ -7,12 +7,14 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
+import io
 from collections.abc import Callable, Iterable
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 
+from schemas.blanking import blanked
 from schemas.errors import InputError, RunFailed
 from schemas.range_file import RangeFile, ReadAheadFile
 from schemas.splits import FileInfo
@@ -51,6 +53,10 @@ class Store:
                 extra = EXTRAS.get(self.scheme)
                 advice = f"pip install 'embedding-jobs[{extra}]'" if extra else str(error)
                 raise InputError(f"{self.scheme}://: its package is not installed: {advice}") from None
+            except ValueError as error:  # adlfs without an account
+                raise InputError(
+                    f"{self.scheme}://: {blanked(str(error))}: is the account in the environment?"
+                ) from None
         return self._fs
 
     def connect(self) -> Any:
@@ -105,7 +111,7 @@ class Store:
             return False
         return True
 
-    def open(self, file: FileInfo, start: int, stop: int | None, ahead: bool) -> BinaryIO:
+    def open(self, file: FileInfo, start: int, stop: int | None, ahead: bool) -> io.RawIOBase | io.BufferedReader:
         """A raw reader. ahead: it will be read on and on, from `start` to about `stop`."""
 
         def fetch(begin: int, end: int) -> bytes:
@@ -113,8 +119,8 @@ class Store:
 
         path = self.path(file.uri)
         if ahead:
-            return ReadAheadFile(fetch, file.size, start, stop)  # type: ignore[return-value]
-        return RangeFile(fetch, file.size, start)  # type: ignore[return-value]
+            return ReadAheadFile(fetch, file.size, start, stop)
+        return RangeFile(fetch, file.size, start)
 
     def _whole(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
         data = self.fetch(path, file, start, stop)

@@ -2,14 +2,17 @@
 
 import multiprocessing
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
 from schemas import storage
 from schemas.errors import InputError
+from transforms.inputs import check_output
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -124,3 +127,71 @@ def test_other_schemes_and_chains_are_refused_by_name(uri: str) -> None:
 
 def test_a_folder_never_counts_its_namesake_in(tmp_path: Path) -> None:
     assert not str(tmp_path / "out-2" / "a").startswith(storage.folder_uri(str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("uri", ["http://[2606:2800:21f::1]/a.txt", "https://host.example/a?b=c"])
+def test_http_is_no_chain_and_needs_a_flag(uri: str) -> None:
+    with pytest.raises(InputError, match="only with --allow_http"):
+        storage.resolve(uri)
+
+
+def test_a_store_that_overlooks_conditions_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = f"memory://{tmp_path.name}/out"
+    check_output(output, [], [])
+    assert caplog.messages == []
+    real = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(
+        MemoryFileSystem, "pipe_file", lambda self, path, data, mode: real(self, path, data, "overwrite")
+    )
+    check_output(output, [], [])
+    (message,) = caplog.messages
+    assert "knows no puts on a condition" in message
+    assert storage.names(output) == []
+
+
+def test_a_forked_process_reads_and_writes_stores_of_its_own(s3: str) -> None:
+    """Event loops and connections do not survive a fork."""
+    uri = storage.join(s3, "a.bin")
+    storage.create(uri, b"x" * 3_000_000)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_size_read, [uri] * 4) == [3_000_000] * 4
+        assert sorted(pool.starmap(storage.create, [(uri + "2", b"1"), (uri + "2", b"2")])) == [False, True]
+    assert storage.names(s3) == ["a.bin", "a.bin2"]
+
+
+def _size_read(uri: str) -> int:
+    with storage.open_read(uri) as file:
+        return len(file.read())
+
+
+def test_many_files_are_removed_at_once(s3: str) -> None:
+    uris = [storage.join(s3, f"{number}.bin") for number in range(40)]
+    for uri in uris:
+        storage.create(uri, b"x")
+    storage.remove([*uris[1:], storage.join(s3, "never-there")])
+    assert storage.names(s3) == ["0.bin"]
+
+
+def test_an_account_in_an_azure_uri_stays_in_it() -> None:
+    uri = "abfs://container@account.dfs.core.windows.net/folder"
+    store = storage._store("abfs", "account.dfs.core.windows.net", os.getpid())
+    assert store.uri("container/folder/a.txt") == f"{uri}/a.txt"
+    assert storage.join(uri, "a.txt") == f"{uri}/a.txt"
+
+
+def test_azure_without_an_account_is_a_wrong_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    storage.forget_stores()
+    with pytest.raises(InputError, match="is the account in the environment"):
+        storage.find("az://container/*.txt")
+
+
+def test_a_store_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs.core", None)
+    storage.forget_stores()
+    with pytest.raises(InputError, match=r"embedding-jobs\[gcp\]"):
+        storage.find("gs://bucket/*.txt")
+    storage.forget_stores()

@@ -37,7 +37,7 @@ def read_chunks(piece: Slice) -> Iterator[bytes]:
     """
     with reading(piece.file.uri), storage.open_read(piece.file, max(piece.start - 1, 0), _end(piece)) as file:
         size = _READ_BYTES.get(piece.codec, CHUNK_BYTES)
-        raw = iter(lambda: file.read(size), b"")
+        raw = iter(lambda: file.read1(size), b"")  # read would ask a store for more to fill a chunk beyond the range
         if piece.codec:
             yield from _gathered(decompress(raw, piece.codec, piece.file.uri))
         else:
