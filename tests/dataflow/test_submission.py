@@ -13,6 +13,7 @@ import pytest
 from apache_beam.portability.api import beam_runner_api_pb2
 
 from schemas import storage
+from schemas.dataset import open_dataset
 from tests.dataflow.conftest import JOBS, data_flags, dataflow_flags
 from tests.dataflow.service import JOB_ID, Service, serve
 
@@ -47,6 +48,34 @@ def staged(job: dict[str, Any]) -> bytes:
 
 def options_of(job: dict[str, Any]) -> dict[str, Any]:
     return job["environment"]["sdkPipelineOptions"]["options"]
+
+
+WORKER = """
+import sys
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_runner_api_pb2
+from apache_beam.portability import python_urns
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+pipeline = beam_runner_api_pb2.Pipeline.FromString(sys.stdin.buffer.read())
+for environment in pipeline.components.environments.values():
+    environment.urn, environment.payload = python_urns.EMBEDDED_PYTHON, b""  # Dataflow would start the image here
+FnApiRunner().run_via_runner_api(pipeline, PipelineOptions([])).wait_until_finish()
+"""
+
+
+@pytest.mark.model
+def test_what_was_staged_publishes_by_itself(submit: Submit, service: Service, bucket: str, tmp_path: Path) -> None:
+    """Run by a process that knows of the job what the staged pipeline says, and no more."""
+    submit("embed")
+    submit("mine")
+    for job in service.jobs:
+        command, path = [sys.executable, "-c", WORKER], {"PYTHONPATH": str(ROOT)}
+        subprocess.run(command, input=staged(job), env=os.environ | path, cwd=tmp_path, check=True, timeout=120)
+    embedded = open_dataset(f"{bucket}/embed")
+    assert embedded.manifest.counts.rows_out == 3
+    assert embedded.manifest.fingerprint.name == "all-MiniLM-L6-v2"
+    assert open_dataset(f"{bucket}/mine").manifest.details["input_version"] == 1
 
 
 @pytest.mark.parametrize("job", JOBS)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from jobs import cli, embed
-from tests.deploy.tools import tool
+from tests.deploy.tools import need_package, tool
 
 pytestmark = pytest.mark.deploy
 
@@ -21,12 +21,14 @@ def manifest(name: str) -> dict[str, Any]:
 
 
 def test_the_cron_job_fits_kubernetes_schema() -> None:
+    need_package("kubernetes_validate")
     import kubernetes_validate
 
     kubernetes_validate.validate(manifest("submit.yaml"), KUBERNETES, strict=True)
 
 
 def test_the_flink_deployment_fits_the_operators_definition() -> None:
+    need_package("jsonschema")
     from jsonschema import Draft202012Validator
 
     deployment = manifest("deployment.yaml")
@@ -34,7 +36,9 @@ def test_the_flink_deployment_fits_the_operators_definition() -> None:
     group, version = deployment["apiVersion"].split("/")
     assert (definition["spec"]["group"], definition["spec"]["names"]["kind"]) == (group, deployment["kind"])
     (schema,) = [v["schema"]["openAPIV3Schema"] for v in definition["spec"]["versions"] if v["name"] == version]
-    Draft202012Validator(_strict(schema) | {"properties": schema["properties"] | PLAIN}).validate(deployment)
+    strict = _strict(schema)
+    strict["properties"] |= PLAIN
+    Draft202012Validator(strict).validate(deployment)
 
 
 PLAIN = {name: {"type": "string"} for name in ("apiVersion", "kind")} | {"metadata": {"type": "object"}}
@@ -57,6 +61,7 @@ def _strict(schema: Any) -> Any:
 
 
 def test_the_sidecar_fits_kubernetes_schema() -> None:
+    need_package("kubernetes_validate")
     import kubernetes_validate
 
     pod = copy.deepcopy(manifest("deployment.yaml")["spec"]["taskManager"]["podTemplate"])

@@ -1,6 +1,7 @@
 """Where `install.sh` puts what the tests here need."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.needs import need
@@ -12,3 +13,8 @@ def tool(name: str) -> Path:
     path = cache / "embedding-jobs" / "deploy" / name
     need(path.exists(), f"{name}: run tests/deploy/install.sh")
     return path
+
+
+def need_package(name: str) -> None:
+    """The same for a package of the extra `deploy`."""
+    need(find_spec(name), f"{name}: pip install -c deploy/constraints.txt -e '.[deploy]'")
