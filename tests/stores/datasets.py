@@ -17,11 +17,12 @@ def files(uri: str) -> dict[str, bytes]:
 
 
 def upload(folder: Path, uri: str) -> None:
-    """Puts the files directly in a folder below `uri`."""
+    """Puts all files below a folder below `uri`."""
     fs, root = fsspec.url_to_fs(uri)
-    fs.makedirs(root, exist_ok=True)
-    for path in sorted(folder.iterdir()):
-        fs.pipe_file(f"{root}/{path.name}", path.read_bytes())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        target = f"{root}/{path.relative_to(folder).as_posix()}"
+        fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        fs.pipe_file(target, path.read_bytes())
 
 
 def published(uri: str) -> dict[str, Any]:

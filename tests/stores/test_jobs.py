@@ -103,14 +103,25 @@ def test_a_shard_that_grew_on_a_store_is_read_again(folder: str, shards: Path, e
 
 
 @pytest.mark.model
-def test_the_real_model_makes_the_same_vectors_from_store_to_store(s3: str, gs: str, tmp_path: Path) -> None:
+def test_the_real_model_from_a_store_makes_the_same_vectors_from_store_to_store(
+    s3: str, gs: str, tmp_path: Path, bundled_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("\n".join(sentences(40)))
     upload(tmp_path / "in", f"{s3}/in")
-    assert embed.main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
-    assert embed.main(["--input", f"{s3}/in", "--output", f"{gs}/out", "--device", "cpu"]) == 0
-    assert_same_dataset(f"{gs}/out", str(tmp_path / "out"))
-    vectors = np.stack(open_dataset(f"{gs}/out").read(["embedding"])["embedding"].to_numpy(zero_copy_only=False))
+    upload(Path(bundled_model), f"{gs}/model")
+    found = []
+    for source, output, model in (
+        (str(tmp_path / "in"), str(tmp_path / "out"), bundled_model),
+        (f"{s3}/in", f"{gs}/out", f"{gs}/model/"),
+    ):
+        assert embed.main(["--input", source, "--output", output, "--model", model, "--device", "cpu"]) == 0
+        dataset = open_dataset(output)
+        found.append((dataset.read(), [part.name for part in dataset.manifest.parts]))
+    (local, parts), (stored, stored_parts) = found
+    assert stored.equals(local) and stored_parts == parts
+    vectors = np.stack(stored["embedding"].to_numpy(zero_copy_only=False))
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
