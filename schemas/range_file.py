@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-FIRST_BYTES, AHEAD_BYTES, MOST_BYTES = 512 << 10, 4 << 20, 8 << 20
+FIRST_BYTES, AHEAD_BYTES, MOST_BYTES = 256 << 10, 4 << 20, 8 << 20
 """Requests begin small, since a reader may want one line, and double, since a reader that comes back wants all. From
 `AHEAD_BYTES` on they are made before the reader asks. At most two are in memory."""
 SLACK_BYTES = 64 << 10

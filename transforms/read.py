@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,7 +76,7 @@ class _SplitReader:
         yield SplitRead(self.split.id, self.blocks, self.rows_in, self.blank_lines, tuple(self.bad_files))
 
     def _read_piece(self, piece: Slice) -> Iterator[Block | RejectChunk]:
-        for item in read_rows(anchored(piece, self.options), self.options.read):
+        for item in anchored_rows(piece, self.options):
             if isinstance(item, Row):
                 size = len(item.text)
                 if self.cutter.begins_block(row_hash(item.text), size):
@@ -105,32 +106,44 @@ class _SplitReader:
         self.rows, self.block_bytes = [], 0
 
 
-def anchored(piece: Slice, options: BlockOptions) -> Slice:
-    """The piece that a split really reads: a byte range moved on, at both ends, to the next anchor.
+def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Row | Reject | BlankLine]:
+    """The rows that a split really reads: those of its byte range, moved on at both ends to the next anchor.
 
     So blocks depend on the content around them, not on where the ranges happened to fall, and the ranges of a file
-    still share out its lines: each end is found from the same bytes by the same rule as its neighbour's start.
+    still share out its lines: each end is found from the same bytes by the same rule as its neighbour's start. In one
+    pass: only what lies between the range's end and the anchor after it is fetched twice, by two splits.
     """
+    rows = read_rows(piece, options.read)
     if piece.whole or piece.format == "parquet":
-        return piece
-    start = _next_anchor(piece, piece.start, options) if piece.start else 0
-    stop = _next_anchor(piece, piece.stop, options) if piece.stop < piece.file.size else piece.file.size
-    return piece._replace(start=start, stop=stop)
+        yield from rows
+        return
+    if piece.stop < piece.file.size:
+        beyond = piece._replace(start=piece.stop, stop=piece.file.size)
+        rows = itertools.chain(rows, read_rows(beyond, options.read))
+    begun, begin, end = piece.start == 0, _End(piece.start, options), _End(piece.stop, options)
+    for item in rows:
+        begun = begun or begin.is_at(item)
+        if item.offset >= piece.stop and end.is_at(item):
+            return
+        if begun:
+            yield item
 
 
-def _next_anchor(piece: Slice, position: int, options: BlockOptions) -> int:
-    """Offset of the first anchor after `position`; where none turns up for very long, a line that far on; the file's
-    size where it ends before that (as it grows, an anchor may turn up there, which begins a block in any case).
+class _End:
+    """Where a range of a file ends and the next begins: at the first anchor after `position`; where none turns up for
+    very long, at a line that far on; with the file where it ends before that (as it grows, an anchor may turn up there,
+    which begins a block in any case).
 
     Never decreasing in `position`, so that ranges of a file neither overlap nor leave a gap.
     """
-    finder = AnchorFinder(options.rows_per_part)
-    for item in read_rows(piece._replace(start=position, stop=piece.file.size), options.read):
-        if item.offset >= position + ANCHOR_SEARCH_SPLITS * options.split_bytes:
-            return item.offset
-        if isinstance(item, Row) and finder.is_anchor(row_hash(item.text)):
-            return item.offset
-    return piece.file.size
+
+    def __init__(self, position: int, options: BlockOptions) -> None:
+        self._finder = AnchorFinder(options.rows_per_part)
+        self._latest = position + ANCHOR_SEARCH_SPLITS * options.split_bytes
+
+    def is_at(self, item: Row | Reject | BlankLine) -> bool:
+        """Whether it is at this one. Asked about every row after the position, in order, until it is."""
+        return item.offset >= self._latest or (isinstance(item, Row) and self._finder.is_anchor(row_hash(item.text)))
 
 
 def _check_unchanged(piece: Slice) -> None:
