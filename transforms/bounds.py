@@ -11,21 +11,29 @@ GPU. The score is x.y / (|x| |y|) in float64, rounded to float32: a function of 
 for equal ones. The grid moves a coordinate by 2^-27 (above 0.25 by float32's own rounding, 2^-25), hence a score by
 1e-8 typically and by `SCORE_ERROR` at worst.
 
-**The bound.** Let Q1 be orthonormal rows and z = (Q1 x, t), t = sqrt(|x|^2 - |Q1 x|^2) the length of the rest. Then
-x.y = Q1x.Q1y + rest.rest <= zx.zy by Cauchy-Schwarz; any rotation of z keeps it. The codes are q = round(z / scale) and
-e = max |z - scale q| over the block's rows is measured, not assumed. With d = z - scale q,
-    zx.zy = (scale qx).(scale qy) + dx.zy + zx.dy - dx.dy <= scale_x scale_y qx.qy + ex |y| + ey |x| + ex ey.
-qx.qy is computed exactly in int32. So a pair whose float32 score reaches s has
+**The bound.** Let Q be k orthonormal rows and t = sqrt(|x|^2 - |Qx|^2) the length of the rest. With z = (Qx, t),
+x.y = Qx.Qy + rest.rest <= zx.zy by Cauchy-Schwarz; any rotation of z keeps it, and a longer t only raises it. With the
+rotation's columns as (P, w), z = PQ x + t w, and |PQ x| = |Qx|: one product gives it.
+
+That product is computed in float32. A coordinate is a dot product with a row of length 1, off by (d + 4) 2^-24 |x| at
+most in any order of its sum (Higham, Accuracy and Stability, 3.1; 4 for rounding PQ and what follows), all of z by
+`moved` = sqrt(dims) times that. So |z|^2 without the rest is off by less than 2.1 moved + dims 2^-23 = `longer`, its
+own sum included. That much is added under t's root: t is never too short, and |z| <= 1 + longer.
+
+The codes are q = round(z / scale), and d = max |z - scale q| over the block's rows is measured, not assumed. With the
+true z and e = (d + moved) (1 + 2 longer), which is `error`,
+    zx.zy <= scale_x scale_y qx.qy + ex |y| + ey |x| + ex ey.
+qx.qy is computed exactly. So a pair whose float32 score reaches s has
     scale_x scale_y qx.qy  >=  s - SLACK - (ex + ey) LONGEST - ex ey.
 LONGEST bounds |x|: a unit vector moved by the grid is off 1 by sqrt(d) 2^-27 + 2^-23 < 1e-6 at most, for d <= 10,000.
 SLACK covers what is left, together below 2.2e-6: |x| |y| >= 1 - 2e-6, the rounding of the score to float32 (6.1e-8),
-the float64 arithmetic of z (orthonormal to 1e-12, checked; REST_SLACK more under the root: t is never too short) and
-that of the threshold. z is kept in float32, which moves it by 2^-24 |z|, and so is z - scale q, by 2^-24 (|z| +
-scale |q| + |z - scale q|) < 1.4e-7 more for d <= 10,000: CODE_SLACK in e. A float32 sum of d squares is off by a share
-of d 2^-24 at most, in any order.
+rows that are orthonormal to 1e-12 (checked) and the float64 arithmetic of the threshold. z - scale q is computed in
+float32, which moves it by 2^-24 (|z| + scale |q| + |z - scale q|) < 2e-7: CODE_SLACK in d. A float32 sum of n squares
+is off by a share of n 2^-24 at most.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterator
 
@@ -36,12 +44,13 @@ from transforms.products import code_dtype
 from transforms.threads import in_threads
 
 GRID = 2.0**26
+UNIT = 2.0**-24
+"""Half the distance from 1 to the next float32."""
 SCORE_ERROR = 1e-6
 """Largest |score - cosine|, for up to 1,024 dimensions; 1e-8 is typical."""
 LONGEST = 1 + 1e-6
 SLACK = 3e-6
 CODE_SLACK = 3e-7
-REST_SLACK = 1e-11
 CHUNK_ROWS = 512
 ROW_MULTIPLE, WIDTH_MULTIPLE = 32, 8
 """What int8 products on CUDA ask for; zero rows and columns of codes change no product."""
@@ -81,9 +90,11 @@ def _normalize_chunk(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Units, and the norms that they had. `sum(axis=1)` has one order; BLAS and einsum follow the CPU's width."""
     wide = vectors.astype(np.float64)
     norms = np.sqrt(np.square(wide).sum(axis=1))
-    on_grid = vectors * np.float32(GRID)
-    done = (np.rint(on_grid) == on_grid).all(axis=1)
-    done &= np.abs(norms - 1) <= np.sqrt(vectors.shape[1]) / GRID / 2 + 2**-23
+    done = np.abs(norms - 1) <= np.sqrt(vectors.shape[1]) / GRID / 2 + 2**-23
+    for some in (slice(0, 8), slice(8, None)):  # most that are not on the grid show it at once
+        if done.any():
+            on_grid = vectors[:, some] * np.float32(GRID)
+            done &= (np.rint(on_grid) == on_grid).all(axis=1)
     wide /= np.where(done, 1.0, norms)[:, None] / GRID
     np.rint(wide, out=wide)
     return wide.astype(np.float32) * np.float32(1 / GRID), norms
@@ -106,6 +117,23 @@ class Filter:
         for rows in (self.basis, self.rotation):
             if rows is not None and np.linalg.norm(rows @ rows.T - np.eye(len(rows))) > 1e-12:
                 raise ValueError("a filter's rows must be orthonormal, or its bound does not hold")
+
+    @functools.cached_property
+    def projection(self) -> tuple[torch.Tensor, np.ndarray]:
+        """`(dims, d)` float32, a vector's part of z, and `(dims,)`, where the length of its rest goes."""
+        whole = self.rotation if self.basis is None else self.rotation[:, :-1] @ self.basis
+        return torch.from_numpy(whole.astype(np.float32)), self.rotation[:, -1].astype(np.float32)
+
+    @property
+    def moved(self) -> float:
+        """Of z, by computing it in float32, at most."""
+        dims, d = self.projection[0].shape
+        return float(np.sqrt(dims)) * (d + 4) * UNIT * 1.001
+
+    @property
+    def longer(self) -> float:
+        """Of |z|^2, without the rest, as computed: by so much it is off at most."""
+        return 2.1 * self.moved + len(self.rotation) * 2 * UNIT
 
     @property
     def name(self) -> str:
@@ -148,7 +176,7 @@ class PreparedBlock:
     norms: (n,) float64, their exact lengths, within 1e-6 of 1
     codes: (n rounded up, dims rounded up) whole numbers up to 127, int8 or bfloat16 (`transforms.products`)
     scale: what an int8 code counts for
-    error: largest |z - scale * code| of a row
+    error: by how much a row's codes may be off, at most
     """
 
     units: torch.Tensor
@@ -181,6 +209,7 @@ def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu", threads: i
     scale = float(np.float32(max(in_threads(bound, _chunks(len(units)), threads), default=1.0) / 127))
     _refuse_norms(before)
     error = max(in_threads(quantize, _chunks(len(units)), threads), default=0.0)
+    error = (error + filter.moved) * (1 + 2 * filter.longer)
     on_device = [torch.from_numpy(array).to(device) for array in (units, norms, codes)]
     kept = on_device[2].to(code_dtype(device, codes.shape[1]))
     return PreparedBlock(on_device[0], on_device[1], kept, scale, error, filter.digest)
@@ -197,17 +226,29 @@ def threshold(a: PreparedBlock, b: PreparedBlock, min_score: np.ndarray | float)
 
 @np.errstate(invalid="ignore")
 def _bound_vectors(units: np.ndarray, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
-    """z of the bound, `(n, dims)` float32, and |x|. In float64: of a tiny rest, float32 would leave nothing.
-
-    The products go by torch, which keeps to the thread that it is called on.
-    """
+    """z of the bound, `(n, dims)` float32, and |x|. The product goes by torch, which keeps to the thread that it is
+    called on."""
     wide = units.astype(np.float64)
-    squares = np.square(wide).sum(axis=1)
+    squares = np.einsum("ij,ij->i", wide, wide)
+    projection, rest_axis = filter.projection
+    z = _multiply(torch.from_numpy(units), projection).numpy()
     if filter.basis is not None:
-        prefix = (torch.from_numpy(wide) @ torch.from_numpy(filter.basis).t()).numpy()
-        rest = squares - np.square(prefix).sum(axis=1)
-        wide = np.column_stack([prefix, np.sqrt(np.maximum(rest, 0) + REST_SLACK)])
-    return (torch.from_numpy(wide) @ torch.from_numpy(filter.rotation).t()).numpy(), np.sqrt(squares)
+        rest = np.sqrt(np.maximum(squares - np.einsum("ij,ij->i", z, z), 0) + filter.longer)
+        z += rest.astype(np.float32)[:, None] * rest_axis
+    return z, np.sqrt(squares)
+
+
+def _multiply(units: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+    if _float32_is_kept():
+        return units @ projection.t()
+    return (units.double() @ projection.double().t()).float()
+
+
+@functools.lru_cache
+def _float32_is_kept() -> bool:
+    """Whether torch multiplies float32 as such: it can be told to do it in bfloat16, by its settings and oneDNN's."""
+    ones = torch.full((64, 384), 1 + 2.0**-12)
+    return bool((ones @ ones.t() - 384 * (1 + 2.0**-12) ** 2).abs().max() < 384 * 388 * UNIT)
 
 
 def _quantize(z: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
