@@ -114,7 +114,8 @@ class FlinkCluster:
     def workers(self, n: int) -> list[int]:
         """Python workers that pool `n` has started and that live."""
         pool = self.pid(f"pool{n}")
-        children = Path(f"/proc/{pool}/task/{pool}/children").read_text().split()
+        threads = Path(f"/proc/{pool}/task").glob("*/children")  # a child is its thread's
+        children = " ".join(thread.read_text() for thread in threads).split()
         return [int(child) for child in children if "Z" not in _state(int(child))]
 
     def logs(self) -> str:

@@ -140,7 +140,9 @@ def kill_taskmanager(flink: FlinkCluster, n: int) -> None:
 
 
 def kill_worker(flink: FlinkCluster, n: int) -> None:
-    for pid in flink.workers(n):
+    workers = flink.workers(n)
+    assert workers
+    for pid in workers:
         os.kill(pid, signal.SIGKILL)
 
 
