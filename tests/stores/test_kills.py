@@ -39,7 +39,11 @@ def test_killed_at_a_request_of_a_put_all_or_nothing_is_there(server: Store, kin
             assert bool(info) == (kind == "late" and number == requests)
             assert info is None or storage.read_bytes(uri) == CONTENT
             assert storage.names(uri.rsplit("/", 1)[0]) == (["part"] if info else [])
-            assert storage.create(uri, b"x") == (info is None)
+            # Azurite counts a blob as there that has uncommitted blocks only; a part is then replaced, by write_part.
+            if server.scheme != "az":
+                assert storage.create(uri, b"x") == (info is None)
+            storage.replace(uri, b"y")
+            assert storage.read_bytes(uri) == b"y"
             storage.remove([uri])
 
 
