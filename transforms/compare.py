@@ -20,7 +20,7 @@ from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, LoadedBlock, Rectang
 from transforms.pair_files import BINS, FoundPairs, bins_of, write_pairs
 from transforms.progress import PROGRESS
 from transforms.row_blocks import RowBlock, rows_of
-from transforms.similarity import DEVICE_TILE, TILE, Pairs, pairs_in_blocks, tiles
+from transforms.similarity import Pairs, pairs_in_blocks, tile_of, tiles
 from transforms.sorted_files import PairFile, settle, settled
 
 FILE_PAIRS = 1 << 20
@@ -81,8 +81,11 @@ def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: 
     """Pairs of rows of two blocks, by their place in the block, a million or so at a time. With `max_pairs`, all that
     may be among the best come at once."""
     same = a is b
-    size = TILE if job.device == "cpu" else DEVICE_TILE
-    todo = [t for t in tiles(len(a.prepared), len(b.prepared), size) if not same or t.cols.stop - 1 > t.rows.start]
+    todo = [
+        t
+        for t in tiles(len(a.prepared), len(b.prepared), tile_of(a.prepared))
+        if not same or t.cols.stop - 1 > t.rows.start
+    ]
     total = pairs_of(len(a.prepared), len(b.prepared), same)
     each = total // max(len(todo), 1)
 

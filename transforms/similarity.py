@@ -17,7 +17,7 @@ from transforms.bounds import ROW_MULTIPLE, PreparedBlock, threshold
 from transforms.products import PRODUCT_OF, comparable, multiply
 from transforms.threads import in_threads
 
-TILE = (1024, 2048)
+TILE, TALL_TILE = (1024, 2048), (4096, 1024)
 """Rows of the one block, rows of the other: 8 MiB of products, which the second-level cache nearly holds."""
 DEVICE_TILE = (8192, 16384)
 SCORE_ROWS, DEVICE_SCORE_ROWS = 256, 1 << 18
@@ -81,12 +81,19 @@ def tiles(n_rows: int, n_cols: int, tile: tuple[int, int]) -> Iterator[Tile]:
         yield Tile(slice(top, min(top + tile[0], n_rows)), slice(left, min(left + tile[1], n_cols)))
 
 
+def tile_of(block: PreparedBlock) -> tuple[int, int]:
+    """What suits the block's device and its codes: of bfloat16, the right-hand ones are repacked for each tile."""
+    if block.codes.device.type != "cpu":
+        return DEVICE_TILE
+    return TALL_TILE if block.codes.dtype == torch.bfloat16 else TILE
+
+
 class Buffers(threading.local):
     """A thread's own products and mask, used again for all of its tiles; freed with the work item."""
 
     def __init__(self, block: PreparedBlock, tile: tuple[int, int] | None = None) -> None:
         device = block.codes.device
-        self.tile = tile or (TILE if device.type == "cpu" else DEVICE_TILE)
+        self.tile = tile or tile_of(block)
         if any(side % ROW_MULTIPLE or side <= 0 for side in self.tile):
             raise ValueError(f"a tile's sides must be multiples of {ROW_MULTIPLE}, got {self.tile}")
         size = self.tile[0] * self.tile[1]

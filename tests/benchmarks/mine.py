@@ -109,15 +109,16 @@ def products_bound(dims: int) -> float:
     import torch
 
     from transforms.products import PRODUCT_OF, code_dtype, multiply, seconds
-    from transforms.similarity import TILE
+    from transforms.similarity import TALL_TILE, TILE
     from transforms.threads import in_threads
 
     dtype = code_dtype("cpu", dims)
+    tile = TILE if dtype == torch.int8 else TALL_TILE
 
     def rate(_: int) -> float:
-        left, right = (torch.randint(-127, 127, (side, dims)).to(dtype) for side in TILE)
-        out = torch.empty(TILE, dtype=PRODUCT_OF[dtype])
-        return TILE[0] * TILE[1] / seconds(lambda: multiply(left, right, out), 50)
+        left, right = (torch.randint(-127, 127, (side, dims)).to(dtype) for side in tile)
+        out = torch.empty(tile, dtype=PRODUCT_OF[dtype])
+        return tile[0] * tile[1] / seconds(lambda: multiply(left, right, out), 50)
 
     return sum(in_threads(rate, range(cpu_threads()), cpu_threads()))
 
