@@ -37,9 +37,9 @@ TARGETS = {
 def prepared(queries: np.ndarray, corpus: np.ndarray, **wanted: Any) -> tuple[Any, list[tuple[int, Any]], dict]:
     """The queries, and the corpus in blocks as `jobs.join` cuts it, under a filter that is fitted to it."""
     from transforms.bounds import normalize, prepare
-    from transforms.tuning import SAMPLE_ROWS, fit_filter
+    from transforms.tuning import FIT_ROWS, fit_filter
 
-    sample = np.random.default_rng(0).choice(len(corpus), min(SAMPLE_ROWS, len(corpus)), replace=False)
+    sample = np.random.default_rng(0).choice(len(corpus), min(FIT_ROWS, len(corpus)), replace=False)
     started = time.perf_counter()
     choice = fit_filter(normalize(corpus[sample]), **wanted)
     fitted = time.perf_counter()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import embed_backend
+from jobs import embed, embed_backend
+from schemas.errors import InputError
 from tests.jobs.conftest import Run
 
 
@@ -70,7 +71,7 @@ def test_auto_stays_with_torch_where_openvino_is_not(run: Run, tmp_path: Path, m
     assert "backend torch: OpenVINO is not installed" in ran.stderr
 
 
-def test_auto_is_refused_where_the_workers_are_elsewhere(run: Run, tmp_path: Path) -> None:
-    ran = run(put_input(tmp_path), "--backend", "auto", "--runner", "PortableRunner", "--job_endpoint", "localhost:1")
-    assert ran.status == 2
-    assert "--backend auto: measures on this machine, and the workers are elsewhere" in ran.stderr
+def test_auto_is_refused_where_the_workers_are_elsewhere(tmp_path: Path) -> None:
+    args = embed.arguments().parse_args(["--input", "in", "--output", str(tmp_path / "out"), "--backend", "auto"])
+    with pytest.raises(InputError, match="--backend auto: measures on this machine, and the workers are elsewhere"):
+        embed_backend.settle_backend(embed.config_of(args), runs_here=False)
