@@ -1,10 +1,14 @@
 """Fixtures that every test may use."""
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.fixtures import az, az_server, gs, gs_server, s3, s3_server
 
 __all__ = ["az", "az_server", "gs", "gs_server", "s3", "s3_server"]
+
+settings.register_profile("untimed", deadline=None)  # machines are shared; time is measured in benchmarks
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
