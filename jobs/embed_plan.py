@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from schemas import storage
-from schemas.errors import InputError, RunFailed
+from schemas.errors import InputError
 from schemas.manifest import Manifest, newest_manifest
 from schemas.splits import Slice, digest
 from transforms.inputs import check_output, list_inputs, make_splits, slice_files
@@ -120,7 +120,7 @@ def _columns_of_first(pieces: list[Slice], config: "EmbedConfig") -> pa.Schema |
             return kept_schema(piece, config.read) if config.read.keep_columns else pa.schema([])
         except BadFile as error:
             if not config.skip_bad_files:
-                raise RunFailed(f"{error}; mend or remove the file, or go on without it: --skip_bad_files") from None
+                raise error.as_failure() from None
         except InputError as error:
             problem = problem or error
     if problem:

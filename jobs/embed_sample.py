@@ -50,7 +50,7 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
                     break
         except BadFile as error:
             if not options.skip_bad_files:
-                raise RunFailed(f"{error}; mend or remove the file, or go on without it: --skip_bad_files") from None
+                raise error.as_failure() from None
         rows = len(good) + len(rejects)
         if rows >= SAMPLE_ROWS:
             input_bytes += bytes_of(piece, rows - before, last)

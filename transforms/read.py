@@ -63,9 +63,7 @@ class _SplitReader:
                 yield from self._read_piece(piece)
             except BadFile as error:
                 if not self.options.skip_bad_files:
-                    raise RunFailed(
-                        f"{error}; mend or remove the file, or go on without it: --skip_bad_files"
-                    ) from None
+                    raise error.as_failure() from None
                 self.bad_files.append((storage.blanked(error.uri), error.reason))
             if self.cutter.end_of_file():
                 yield from self._close_block()

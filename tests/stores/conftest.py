@@ -6,6 +6,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from tests.faults import harness
+
 OBJECT_STORES = ("s3", "gs", "az")
 SHARED_STORES = ("file", *OBJECT_STORES)
 """What several processes see: all but memory."""
@@ -50,3 +52,19 @@ def put_elsewhere(request: pytest.FixtureRequest) -> Callable[[str, bytes], None
                 file.write(data)
 
     return put
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards on this disk, to be put into stores."""
+    folder = tmp_path_factory.mktemp("corpus") / "in"
+    harness.write_corpus(folder, files=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clean(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What a clean run on this disk publishes of them."""
+    folder = tmp_path_factory.mktemp("clean")
+    assert harness.run(harness.arguments(corpus, folder / "out"), folder / "log") == 0
+    return str(folder / "out")

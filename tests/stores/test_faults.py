@@ -31,20 +31,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_faults, "PAUSE_SECONDS", 0.05)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "in"
-    harness.write_corpus(folder, files=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clean(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("clean")
-    assert harness.run(harness.arguments(corpus, folder / "out"), folder / "log") == 0
-    return str(folder / "out")
-
-
 @pytest.fixture
 def bucket(s3: str, corpus: Path) -> str:
     upload(corpus, f"{s3}/in")

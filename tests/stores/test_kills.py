@@ -73,20 +73,6 @@ def _create(uri: str, environ: dict[str, str]) -> None:
     storage.create(uri, CONTENT)
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus") / "in"
-    harness.write_corpus(folder, files=2)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clean(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("clean")
-    assert harness.run(harness.arguments(corpus, folder / "out"), folder / "log") == 0
-    return str(folder / "out")
-
-
 @pytest.fixture
 def argv(object_folder: str, corpus: Path) -> list[str]:
     """From a store to the same store."""

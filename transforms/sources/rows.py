@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+from schemas.errors import RunFailed
+
 
 class Row(NamedTuple):
     """One good record. `offset` is its byte offset in a line file (decompressed), else its row number, from 0."""
@@ -28,6 +30,10 @@ class BadFile(Exception):
 
     def __str__(self) -> str:
         return f"{self.uri}: {self.reason}"
+
+    def as_failure(self) -> RunFailed:
+        """Of a run that does not skip bad files."""
+        return RunFailed(f"{self}; mend or remove the file, or go on without it: --skip_bad_files")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
