@@ -13,7 +13,7 @@ from transforms.inputs import LINE_FORMATS
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, parquet_row_groups, read_rows
+from transforms.sources import BadFile, Row, beginning, parquet_row_groups, read_rows
 
 PROBES = 20
 SAMPLE_ROWS = 1000
@@ -68,7 +68,7 @@ def _probes(plan: Plan, options: BlockOptions) -> Iterator[_Probe]:
         texts: list[str] = []
         rows = last = 0
         try:
-            for item in itertools.islice(read_rows(piece, options.read), SAMPLE_ROWS // len(places)):
+            for item in itertools.islice(read_rows(beginning(piece), options.read), SAMPLE_ROWS // len(places)):
                 rows, last = rows + 1, item.offset
                 if isinstance(item, Row):
                     texts.append(item.text)

@@ -11,7 +11,7 @@ from schemas.splits import Slice
 from transforms.inputs import LINE_FORMATS
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, columns_of, parquet_row_groups, read_head, read_rows
+from transforms.sources import BadFile, Row, beginning, columns_of, parquet_row_groups, read_head, read_rows
 
 SAMPLE_ROWS = 1000
 HEAD_BYTES = 1 << 20
@@ -40,7 +40,7 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
         first = first or piece
         before, last = len(good) + len(rejects), 0
         try:
-            for item in read_rows(piece, options.read):
+            for item in read_rows(beginning(piece), options.read):
                 last = item.offset
                 if isinstance(item, Row):
                     good.append(item)
@@ -67,9 +67,11 @@ def bytes_of(piece: Slice, rows: int, last: int) -> int:
     if piece.format == "parquet":
         groups = parquet_row_groups(piece.file)[piece.start : None if piece.whole else piece.stop]
         return round(piece.size * rows / max(1, sum(n for n, _ in groups)))
+    if piece.format in LINE_FORMATS and not piece.codec:
+        return min(piece.size, last - piece.start)
     stored, content = read_head(piece, HEAD_BYTES)
     if piece.format in LINE_FORMATS:
-        size = last - piece.start
+        size = last
     else:
         size = round(len(content) * rows / max(1, _records(content, piece.format)))
     return min(piece.size, round(size * stored / max(1, len(content))))

@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-FIRST_BYTES, AHEAD_BYTES, MOST_BYTES = 256 << 10, 4 << 20, 8 << 20
-"""Requests begin small, since a reader may want one line, and double, since a reader that comes back wants all. From
-`AHEAD_BYTES` on they are made before the reader asks. At most two are in memory."""
-SLACK_BYTES = 64 << 10
-"""Beyond a range's end: the line that begins in it ends there."""
+FIRST_BYTES, AHEAD_BYTES, MOST_BYTES = 256 << 10, 4 << 20, 10 << 20
+"""Where nobody says how far a reader goes, requests begin small, since it may want one line, and double, since one that
+comes back wants more; from `AHEAD_BYTES` on they are made before the reader asks. What is known to be wanted comes in
+requests of up to `MOST_BYTES`, which a split of the default size is one of. At most two are in memory."""
+SLACK, MOST_SLACK_BYTES = 8, 1 << 20
+"""A range is fetched with an eighth more of it, where a line ends, and often a split; then comes as much again."""
 
 Fetch = Callable[[int, int], bytes]
 
@@ -66,14 +67,18 @@ class RangeFile(io.RawIOBase):
 
 
 class ReadAheadFile(RangeFile):
-    """Reads on from where it begins, ahead of who reads it. `stop` is where a range ends: little is read past it.
-    A read may return less than was asked for, as raw files do."""
+    """Reads on from where it begins, ahead of who reads it. A read may return less than was asked for, as raw files do.
+
+    stop: where reading is known to go to, and hardly further; None where that is not known
+    """
 
     def __init__(self, fetch: Fetch, size: int, start: int = 0, stop: int | None = None) -> None:
         super().__init__(fetch, size, start)
-        self._stop = size if stop is None else min(stop + SLACK_BYTES, size)
-        self._window, self._begin, self._step = b"", start, FIRST_BYTES
-        self._coming: concurrent.futures.Future[bytes] | None = None
+        slack = 0 if stop is None else min((stop - start) // SLACK, MOST_SLACK_BYTES)
+        self._wanted = start if stop is None else min(stop + slack, size)
+        self._grows, self._first = stop is None, max(slack, FIRST_BYTES)
+        self._window, self._begin, self._step = b"", start, self._first
+        self._next: tuple[int, concurrent.futures.Future[bytes] | None] = (start, None)  # and what comes from there
 
     def readall(self) -> bytes:
         return b"".join(iter(lambda: self.read(MOST_BYTES), b""))
@@ -85,25 +90,33 @@ class ReadAheadFile(RangeFile):
         return self._window[at : at + stop - start]
 
     def _load(self, start: int) -> None:
-        end = self._begin + len(self._window)
-        reads_on = bool(self._window) and start == end
-        if not reads_on:
-            self._step, self._coming = FIRST_BYTES, None
-        data = self._coming.result() if self._coming else self._fetch(start, self._end(start))
-        self._window, self._begin, self._coming = data, start, None
-        self._step = min(2 * self._step, MOST_BYTES)
-        following = start + len(data)
-        if self._step >= AHEAD_BYTES and following < self._stop:
-            self._coming = _background(os.getpid()).submit(self._fetch, following, self._end(following))
+        expected, coming = self._next
+        if start != expected:  # a seek
+            self._step, coming = self._first, None
+        self._window, self._begin = coming.result() if coming else self._fetch(start, self._end(start)), start
+        if self._grows:
+            self._step = min(2 * self._step, MOST_BYTES)
+        following = start + len(self._window)
+        self._next = (following, None)
+        if following < self._wanted or (self._step >= AHEAD_BYTES and following < self._size):
+            self.fetch_ahead()
+
+    def fetch_ahead(self) -> None:
+        """Begins to fetch what is likely to be read next."""
+        start, _ = self._next
+        if start < self._size:
+            self._next = (start, _background(os.getpid()).submit(self._fetch, start, self._end(start)))
 
     def _end(self, start: int) -> int:
-        """Where a request from `start` ends: at the range's end, and beyond it bit by bit."""
-        if start < self._stop:
-            return min(start + self._step, self._stop)
-        return min(start + FIRST_BYTES, self._size)
+        """Where a request from `start` ends."""
+        wanted = self._wanted - start
+        if wanted > 0:
+            return start + -(-wanted // -(-wanted // MOST_BYTES))  # as few as can be, of one size
+        return min(start + self._step, self._size)
 
     def close(self) -> None:
-        if self._coming:
-            self._coming.cancel()
-        self._window, self._coming = b"", None
+        _, coming = self._next
+        if coming:
+            coming.cancel()
+        self._window, self._next = b"", (self._size, None)
         super().close()

@@ -29,7 +29,7 @@ class Slice(NamedTuple):
     codec: str  # "", gz, bz2, zst
     start: int = 0
     stop: int = -1
-    size: int = 0  # bytes of the file that this stands for, for packing and progress
+    size: int = 0  # bytes of the file that this stands for: for packing, for progress, and to request them at once
 
     @property
     def whole(self) -> bool:

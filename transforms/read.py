@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -111,15 +110,11 @@ def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Row | Reject 
     still share out its lines: each end is found from the same bytes by the same rule as its neighbour's start. In one
     pass: only what lies between the range's end and the anchor after it is fetched twice, by two splits.
     """
-    rows = read_rows(piece, options.read)
     if piece.whole or piece.format == "parquet":
-        yield from rows
+        yield from read_rows(piece, options.read)
         return
-    if piece.stop < piece.file.size:
-        beyond = piece._replace(start=piece.stop, stop=piece.file.size)
-        rows = itertools.chain(rows, read_rows(beyond, options.read))
     begun, begin, end = piece.start == 0, _End(piece.start, options), _End(piece.stop, options)
-    for item in rows:
+    for item in read_rows(piece._replace(stop=piece.file.size), options.read):
         begun = begun or begin.is_at(item)
         if item.offset >= piece.stop and end.is_at(item):
             return

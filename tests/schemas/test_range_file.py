@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.range_file import FIRST_BYTES, MOST_BYTES, SLACK_BYTES, RangeFile, ReadAheadFile
+from schemas.range_file import FIRST_BYTES, MOST_BYTES, SLACK, RangeFile, ReadAheadFile
 
 CONTENT = random.Random(0).randbytes(20 << 20)
 
@@ -28,13 +28,14 @@ class Asked(list[tuple[int, int]]):
 @settings(deadline=None, max_examples=30)
 @given(
     ahead=st.booleans(),
+    stop=st.none() | st.integers(0, len(CONTENT)),
     steps=st.lists(
         st.tuples(st.sampled_from(["read", "seek"]), st.integers(0, len(CONTENT) + 10)), min_size=1, max_size=8
     ),
 )
-def test_any_reads_and_seeks_give_the_files_bytes(ahead: bool, steps: list[tuple[str, int]]) -> None:
-    kind = ReadAheadFile if ahead else RangeFile
-    ours = io.BufferedReader(kind(Asked().fetch, len(CONTENT)), 1 << 16)
+def test_any_reads_and_seeks_give_the_files_bytes(ahead: bool, stop: int | None, steps: list[tuple[str, int]]) -> None:
+    fetch, size = Asked().fetch, len(CONTENT)
+    ours = io.BufferedReader(ReadAheadFile(fetch, size, 0, stop) if ahead else RangeFile(fetch, size), 1 << 16)
     theirs = io.BytesIO(CONTENT)
     for verb, number in steps:
         if verb == "seek":
@@ -60,18 +61,34 @@ def test_reading_ahead_begins_small_and_grows() -> None:
     with io.BufferedReader(ReadAheadFile(asked.fetch, len(CONTENT)), 1 << 20) as file:
         assert file.read() == CONTENT
     sizes = [stop - start for start, stop in sorted(asked)]
-    assert sizes[0] == FIRST_BYTES
-    assert max(sizes) == MOST_BYTES
+    assert sizes[:4] == [FIRST_BYTES, 2 * FIRST_BYTES, 4 * FIRST_BYTES, 8 * FIRST_BYTES]
+    assert max(sizes) <= MOST_BYTES and len(sizes) == 7
     assert asked.bytes == len(CONTENT)
 
 
 @pytest.mark.parametrize("start", [0, 5 << 20])
-def test_a_range_asks_for_little_beyond_its_end(start: int) -> None:
-    asked, stop = Asked(), start + (8 << 20)
-    with io.BufferedReader(ReadAheadFile(asked.fetch, len(CONTENT), start, stop), 1 << 20) as file:
-        assert file.read(8 << 20) == CONTENT[start:stop]
-    assert asked.bytes <= (8 << 20) + SLACK_BYTES
-    assert len(asked) <= 6
+def test_a_range_is_one_request_for_little_more_than_it(start: int) -> None:
+    asked, size = Asked(), 8 << 20
+    with io.BufferedReader(ReadAheadFile(asked.fetch, len(CONTENT), start, start + size), 1 << 20) as file:
+        assert file.read(size) == CONTENT[start : start + size]
+    assert asked == [(start, start + size + size // SLACK)]
+
+
+def test_what_lies_beyond_a_range_is_asked_for_bit_by_bit() -> None:
+    asked, size = Asked(), 4 << 20
+    with io.BufferedReader(ReadAheadFile(asked.fetch, len(CONTENT), 0, size), 1 << 16) as file:
+        assert file.read(6 << 20) == CONTENT[: 6 << 20]
+    assert [stop - start for start, stop in asked] == [size + size // SLACK, *3 * [size // SLACK]]
+
+
+def test_a_long_range_is_few_requests_of_one_size_and_never_more_than_one_ahead() -> None:
+    asked, size = Asked(), len(CONTENT)
+    with io.BufferedReader(ReadAheadFile(asked.fetch, size, 1, size), 1 << 16) as file:
+        assert file.read(1) == CONTENT[1:2]
+        assert file.read() == CONTENT[2:]
+    assert sorted(asked) == asked
+    assert len(asked) == 2 and all(stop - start <= MOST_BYTES for start, stop in asked)
+    assert asked.bytes == size - 1
 
 
 def test_one_line_costs_one_small_request() -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from schemas.rejects import Reject
 from schemas.splits import Slice
-from transforms.sources.chunks import read_head
+from transforms.sources.chunks import beginning, read_head
 from transforms.sources.delimited import delimited_columns, read_delimited
 from transforms.sources.jsonl import jsonl_columns, read_jsonl
 from transforms.sources.names import FORMATS, detect
@@ -20,6 +20,7 @@ __all__ = [
     "BlankLine",
     "ReadOptions",
     "Row",
+    "beginning",
     "columns_of",
     "detect",
     "kept_schema",
@@ -59,7 +60,8 @@ def columns_of(piece: Slice, options: ReadOptions) -> list[str] | None:
         return parquet_schema(piece.file).names
     if piece.format == "text":
         return None
-    return jsonl_columns(piece, options) if piece.format == "jsonl" else delimited_columns(piece, options)
+    read = jsonl_columns if piece.format == "jsonl" else delimited_columns
+    return read(beginning(piece), options)
 
 
 def kept_schema(piece: Slice, options: ReadOptions) -> pa.Schema:

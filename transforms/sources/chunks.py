@@ -45,8 +45,13 @@ def read_chunks(piece: Slice) -> Iterator[bytes]:
 
 
 def _end(piece: Slice) -> int | None:
-    """Where reading is likely to end; None where that is the file's end."""
-    return None if piece.codec or piece.whole else piece.stop
+    """Where reading is likely to end; None where its first rows may be enough."""
+    return piece.start + piece.size if piece.size else None
+
+
+def beginning(piece: Slice) -> Slice:
+    """The same piece for a reader that takes some rows of it and leaves: little is requested at once."""
+    return piece._replace(size=0)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ from transforms.sources.rows import BadFile, ReadOptions, Row
 
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 16 << 20
-_BUFFER_BYTES = 1 << 20
-"""Column chunks are streamed by this much; without it each is held whole, and a row group may be the whole file."""
+_BUFFER_BYTES, _FIRST_BUFFER_BYTES = 4 << 20, 256 << 10
+"""Column chunks are streamed by this much, the second where only first rows are wanted; without it, or with pyarrow's
+pre_buffer, each is held whole, and a row group may be the whole file."""
 
 
 def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
@@ -28,7 +29,7 @@ def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
     Raises:
         BadFile: no readable Parquet, or a column is missing, or of a type that is no text (no text or integer: the id).
     """
-    with _opened(piece.file) as parquet:
+    with _opened(piece.file, _BUFFER_BYTES if piece.size else _FIRST_BUFFER_BYTES) as parquet:
         names = [options.text_column, *([options.id_column] if options.id_column else []), *options.keep_columns]
         paths = [_path(piece.file.uri, parquet.schema_arrow, name) for name in names]
         _check_types(piece, parquet.schema_arrow, options, paths)
@@ -63,11 +64,11 @@ def kept_fields(piece: Slice, options: ReadOptions) -> list[pa.Field]:
 
 
 @contextlib.contextmanager
-def _opened(listed: FileInfo) -> Iterator[pq.ParquetFile]:
+def _opened(listed: FileInfo, buffer_bytes: int = _FIRST_BUFFER_BYTES) -> Iterator[pq.ParquetFile]:
     uri = listed.uri
     with reading(uri), storage.open_random(listed) as file:
         try:
-            yield pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+            yield pq.ParquetFile(file, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
         except (ConnectionError, TimeoutError):
             raise
         except (pa.ArrowException, OSError) as error:

@@ -53,6 +53,26 @@ def test_row_groups_share_out_the_rows_and_number_them_through_the_file(write) -
     assert read(piece._replace(start=2)) == whole[8:]
 
 
+@pytest.mark.parametrize("size", [0, 1], ids=["for first rows", "for all"])
+def test_a_row_group_is_streamed_and_never_held_whole(write, monkeypatch, size: int) -> None:
+    """A file may be one row group. `size` says whether more than first rows are wanted."""
+    table = pa.table({"text": [f"{i:01000}" for i in range(20_000)]})
+    piece = write("a.parquet", content(table, len(table), compression="none", use_dictionary=False))
+    asked: list[int] = []
+
+    class Counting(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            asked.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(parquet.storage, "open_random", lambda file: Counting(file.uri))
+    rows = read_rows(piece._replace(size=size), PLAIN)
+    assert next(rows) == Row(0, "0" * 1000, None, ())
+    assert sum(asked) < 6 << 20  # a batch, of 20 MB
+    assert len(list(rows)) == 19_999
+    assert sum(asked) > 20_000_000
+
+
 def test_row_groups_are_told_from_the_footer(write) -> None:
     piece = write("a.parquet", content(TEN))
     groups = parquet_row_groups(piece.file)
