@@ -1,11 +1,13 @@
 """An encoder for tests of everything but vectors: deterministic, and fast enough for millions of rows."""
 
+import concurrent.futures
+import time
 import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from transforms.encoder import Encoded
+from transforms.encoder_job import Encoded
 from transforms.model import EncodeOptions, ResolvedModel
 
 PALETTE = 997
@@ -16,8 +18,19 @@ class FakeEncoder:
 
     def __init__(self, model: ResolvedModel, options: EncodeOptions) -> None:
         self.limit = options.max_seq_length or model.fingerprint.max_seq_length
+        self._pool = concurrent.futures.ThreadPoolExecutor(1)
         vectors = np.random.default_rng(0).standard_normal((PALETTE, model.fingerprint.dim), np.float32)
         self.palette = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def submit(
+        self, texts: Sequence[str], on_batch: Callable[[int, int], None] | None = None
+    ) -> concurrent.futures.Future[Encoded]:
+        """In a thread, as the real one does. What tests override is `encode`."""
+        return self._pool.submit(self._timed, texts, on_batch)
+
+    def _timed(self, texts: Sequence[str], on_batch: Callable[[int, int], None] | None) -> Encoded:
+        started = time.monotonic()
+        return self.encode(texts, on_batch)._replace(seconds=time.monotonic() - started)
 
     def encode(self, texts: Sequence[str], on_batch: Callable[[int, int], None] | None = None) -> Encoded:
         counts = np.array([text.count(" ") + 3 for text in texts], np.int32)

@@ -3,20 +3,25 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.shared import Shared
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.blocks import OFFSET, SOURCE, Block
 from schemas.embeddings import PartStats, embeddings_schema
 from schemas.errors import RunFailed
 from schemas.rejects import Reason
-from transforms.encoder import Encoded, Encoder
+from transforms.encoder import Encoder
+from transforms.encoder_job import Encoded, OnBatch
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.progress import PROGRESS
 from transforms.trace import TRACE
@@ -25,6 +30,8 @@ from transforms.write import EncodedBlock, encoder_rejects
 
 _LOGGER = logging.getLogger(__name__)
 ERROR_CHARACTERS = 300
+BLOCKS_IN_FLIGHT = 2
+"""Of a bundle: one that is computed, and one whose batches wait behind. A third is read, or written, meanwhile."""
 
 
 @dataclasses.dataclass
@@ -48,6 +55,10 @@ class EncodeTexts(beam.PTransform):
 
 
 class _EncodeBlock(beam.DoFn):
+    """Holds some blocks of a bundle in flight, so that reading the next ones and writing the last ones go on while the
+    encoder computes. A bundle that fails is run again as a whole: what was in flight is lost with it, and nothing else.
+    """
+
     def __init__(self, model: ResolvedModel, options: EncodeOptions, timeout_seconds: float) -> None:
         self.model, self.options, self.timeout_seconds = model, options, timeout_seconds
         self.shared = Shared()
@@ -57,6 +68,7 @@ class _EncodeBlock(beam.DoFn):
     def setup(self) -> None:
         self.encoder = self.shared.acquire(self._load)
         self.watchdog = Watchdog(self.timeout_seconds)
+        self.in_flight: deque[tuple[BlockInFlight, Timestamp, BoundedWindow]] = deque()
 
     def _load(self) -> Encoder:
         started = time.monotonic()
@@ -65,53 +77,85 @@ class _EncodeBlock(beam.DoFn):
         _LOGGER.info("%s loaded in %.1f s", self.model.fingerprint.name, time.monotonic() - started)
         return encoder
 
-    def process(self, block: Block) -> Iterator[Any]:
+    def process(
+        self, block: Block, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[Any]:
         with self.watchdog.watch(block.name):
-            encoded = encode_block(block, self.encoder, self.model, self.options, self._count)
+            flight = BlockInFlight(block, self.encoder, self.model, self.options, self._count)
+        self.in_flight.append((flight, timestamp, window))
+        if len(self.in_flight) >= BLOCKS_IN_FLIGHT:
+            yield from self._land()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        while self.in_flight:
+            yield from self._land()
+
+    def teardown(self) -> None:
+        """Beam ends what has failed by this; else nothing is in flight any more."""
+        for flight, *_ in self.in_flight:
+            flight.cancel()
+
+    def _land(self) -> Iterator[Any]:
+        """What the block that is longest in flight becomes, in its own window."""
+        flight, timestamp, window = self.in_flight.popleft()
+        with self.watchdog.watch(flight.block.name):
+            encoded = flight.result()
         self.rows.inc(encoded.stats.rows_in)
         self.tokens.inc(encoded.stats.tokens)
-        if rejects := encoder_rejects(block, encoded.stats):
-            yield beam.pvalue.TaggedOutput("rejects", rejects)
-        yield encoded
+        if rejects := encoder_rejects(flight.block, encoded.stats):
+            yield beam.pvalue.TaggedOutput("rejects", WindowedValue(rejects, timestamp, (window,)))
+        yield WindowedValue(encoded, timestamp, (window,))
 
     def _count(self, rows: int, tokens: int) -> None:
         self.watchdog.alive()
         PROGRESS.add(rows=rows, tokens=tokens)
 
 
-def encode_block(
-    block: Block,
-    encoder: Encoder,
-    model: ResolvedModel,
-    options: EncodeOptions,
-    on_batch: Callable[[int, int], None] | None = None,
-) -> EncodedBlock:
-    """The part that a block becomes. A function of the block and the model alone.
+class BlockInFlight:
+    """A block on its way through the encoder. What it becomes is a function of the block and the model alone."""
 
-    Raises:
-        RunFailed: vectors of a low precision are further from float32 than `min_fidelity` allows.
-    """
-    started = time.monotonic()
-    texts: list[str] = block.table.column("text").to_pylist()
-    chunks = encoder.chunk(texts) if options.long_texts == "chunk" else [[text] for text in texts]
-    rows = [row for row, pieces in enumerate(chunks) for _ in pieces]
-    encoded = encoder.encode([piece for pieces in chunks for piece in pieces], on_batch)
-    _check_fidelity(encoded, options)
-    refused = _refused(encoded, rows, options)
-    kept = np.array([i for i, row in enumerate(rows) if row not in refused], np.int64)
-    table = _table(block.table, encoded, chunks, rows, kept, model)
-    counts, truncated = encoded.token_counts[kept], encoded.truncated[kept]
-    stats = PartStats(
-        rows_in=len(texts),
-        rows_out=len(kept),
-        tokens=int(counts.sum()),
-        truncated=int(truncated.sum()),
-        chunks=len(kept) - (len(texts) - len(refused)),
-        rejects=tuple((row, str(reason), error[:ERROR_CHARACTERS]) for row, (reason, error) in sorted(refused.items())),
-        cosines=tuple(float(c) for c in encoded.cosines),
-    )
-    msec = round(1000 * (time.monotonic() - started))
-    return EncodedBlock(block.split_id, block.number, block.name, table, stats, block.input_bytes, msec)
+    def __init__(
+        self,
+        block: Block,
+        encoder: Encoder,
+        model: ResolvedModel,
+        options: EncodeOptions,
+        on_batch: OnBatch | None = None,
+    ) -> None:
+        self.block, self._model, self._options = block, model, options
+        texts: list[str] = block.table.column("text").to_pylist()
+        self._chunks = encoder.chunk(texts) if options.long_texts == "chunk" else [[text] for text in texts]
+        self._submitted = encoder.submit([piece for pieces in self._chunks for piece in pieces], on_batch)
+
+    def cancel(self) -> None:
+        """Drops what is not computed yet."""
+        self._submitted.cancel()
+
+    def result(self) -> EncodedBlock:
+        """Waits for the vectors; the rows of the part that the block becomes.
+
+        Raises:
+            RunFailed: vectors of a low precision are further from float32 than `min_fidelity` allows.
+        """
+        encoded = self._submitted.result()
+        _check_fidelity(encoded, self._options)
+        rows = [row for row, pieces in enumerate(self._chunks) for _ in pieces]
+        refused = _refused(encoded, rows, self._options)
+        kept = np.array([i for i, row in enumerate(rows) if row not in refused], np.int64)
+        table = _table(self.block.table, encoded, self._chunks, rows, kept, self._model)
+        counts, truncated = encoded.token_counts[kept], encoded.truncated[kept]
+        rejects = ((row, str(reason), error[:ERROR_CHARACTERS]) for row, (reason, error) in sorted(refused.items()))
+        stats = PartStats(
+            rows_in=len(self._chunks),
+            rows_out=len(kept),
+            tokens=int(counts.sum()),
+            truncated=int(truncated.sum()),
+            chunks=len(kept) - (len(self._chunks) - len(refused)),
+            rejects=tuple(rejects),
+            cosines=tuple(float(c) for c in encoded.cosines),
+        )
+        block, msec = self.block, round(1000 * encoded.seconds)
+        return EncodedBlock(block.split_id, block.number, block.name, table, stats, block.input_bytes, msec)
 
 
 def _check_fidelity(encoded: Encoded, options: EncodeOptions) -> None:

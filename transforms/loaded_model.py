@@ -3,6 +3,7 @@ and with the first model sentence_transformers."""
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 
 from schemas.errors import InputError
+from transforms.device import DEFAULT_BATCH_TOKENS, activation_bytes, cuda_batch_tokens
+from transforms.lanes import LANES
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.tokenize import FastTokenizer
 from transforms.tokenize_slow import SlowTokenizer
@@ -23,10 +26,14 @@ class LoadedModel:
     In a low precision only the transformer is low: with pooling and normalising in bfloat16, norms are off by 4e-3.
     """
 
-    def __init__(self, resolved: ResolvedModel, options: EncodeOptions, device: str) -> None:
+    def __init__(self, resolved: ResolvedModel, options: EncodeOptions, device: str, workers: int = 1) -> None:
+        """workers: threads that compute with it at a time"""
         self.dim = resolved.fingerprint.dim
         self._normalize = options.normalize == "true"
         self._device = torch.device(device)
+        self._lane = LANES[self._device.type]
+        self._of_thread = threading.local()
+        self.most_padding = self._lane.most_padding
         self._exact = self._load(resolved, options)
         self._model = self._exact
         self.tokenizer = _tokenizer(self._exact, resolved.fingerprint.prompt)
@@ -38,19 +45,23 @@ class LoadedModel:
                 _replace_transformer(self._model, made.dtype)
             else:
                 _lower(self._model, getattr(torch, made.dtype))
+        self.batch_tokens = options.batch_tokens or self._batch_tokens(getattr(torch, made.dtype), workers)
 
     def __call__(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
-        """(len(rows), dim) float32."""
+        """(len(rows), dim) float32, valid until the same worker's next call."""
         return self._vectors(self._model, tokens, rows)
 
     def reference(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
         """The same by torch in float32, to which all else is compared."""
         return self._vectors(self._exact, tokens, rows)
 
-    def one_thread(self) -> None:
-        """Called by each worker: its operations use the one core that it is."""
-        if self._device.type == "cpu":
-            torch.set_num_threads(1)
+    def begin_thread(self) -> None:
+        """Called by each worker first."""
+        self._of_thread.lane = self._lane(self._device)
+
+    def widths(self, lengths: np.ndarray) -> np.ndarray:
+        """Of texts of so many tokens, what a batch pads them to at least."""
+        return self._lane.widths(lengths, self.tokenizer.limit)
 
     def ran_out_of_memory(self, error: Exception) -> bool:
         """Whether a smaller batch may pass. Frees what the allocator of the device holds back."""
@@ -60,7 +71,7 @@ class LoadedModel:
         return found
 
     def _load(self, resolved: ResolvedModel, options: EncodeOptions) -> Any:
-        model = load_sentence_transformer(resolved.folder, self._device.type)
+        model = load_sentence_transformer(resolved.folder, str(self._device))
         if options.max_seq_length:
             model.max_seq_length = options.max_seq_length
         if options.normalize == "false":
@@ -69,14 +80,22 @@ class LoadedModel:
         return model
 
     def _vectors(self, model: Any, tokens: Any, rows: np.ndarray) -> np.ndarray:
+        lane = self._of_thread.lane
         with torch.inference_mode():
-            features = self.tokenizer.features(tokens, rows)
-            if self._device.type != "cpu":
-                features = {k: _to(v, self._device) if torch.is_tensor(v) else v for k, v in features.items()}
-            vectors = model(features)["sentence_embedding"][..., : self.dim]
+            features = self.tokenizer.features(tokens, rows, int(self.widths(tokens.lengths[rows]).max()))
+            vectors = model(lane.to_device(features))["sentence_embedding"][..., : self.dim]
             if self._normalize:
                 vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
-            return vectors.float().cpu().numpy()
+            return lane.to_host(vectors.float())
+
+    def _batch_tokens(self, dtype: torch.dtype, workers: int) -> int:
+        """Padded tokens a batch that suit the device."""
+        if self._device.type == "cuda":
+            config = getattr(getattr(self._model[0], "auto_model", None), "config", None)
+            token_bytes = activation_bytes(config, min(self.tokenizer.limit, 512), dtype.itemsize)
+            if token_bytes:
+                return cuda_batch_tokens(torch.cuda.mem_get_info(self._device)[0], token_bytes, workers)
+        return DEFAULT_BATCH_TOKENS[self._device.type]
 
 
 def load_sentence_transformer(folder: str, device: str) -> Any:
@@ -112,12 +131,6 @@ def _quietly() -> Iterator[None]:
             logger.setLevel(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    if device.type == "cuda":  # from pinned memory the copy does not wait
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
 
 
 def _lower(model: Any, dtype: torch.dtype) -> None:

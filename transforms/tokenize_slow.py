@@ -32,7 +32,8 @@ class SlowTokenizer:
         counts = np.array([self._count(text) for text in texts], np.int32)
         return Texts(list(texts), np.minimum(counts, self.limit).astype(np.int64), counts)
 
-    def features(self, tokens: Texts, rows: np.ndarray) -> dict[str, Any]:
+    def features(self, tokens: Texts, rows: np.ndarray, width: int) -> dict[str, Any]:
+        """`preprocess` pads to the longest; `width` is for those who can choose."""
         with self._lock:
             return dict(self._model.preprocess([tokens.texts[row] for row in rows], prompt=self._prompt))
 
@@ -49,8 +50,9 @@ class SlowTokenizer:
     def _count(self, text: str) -> int:
         tokenizer = self._model.tokenizer
         text = self._prompt + text
-        if callable(tokenizer):  # transformers' own
-            return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
-        if hasattr(tokenizer, "encode_batch"):  # the Rust one by itself
-            return len(tokenizer.encode(text, add_special_tokens=False))
+        with self._lock:  # other texts' features are made meanwhile
+            if callable(tokenizer):  # transformers' own
+                return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+            if hasattr(tokenizer, "encode_batch"):  # the Rust one by itself
+                return len(tokenizer.encode(text, add_special_tokens=False))
         return len(text) // CHARACTERS_A_TOKEN + 1

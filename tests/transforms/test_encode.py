@@ -4,17 +4,22 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pytest
+from apache_beam.testing.test_pipeline import TestPipeline as _TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
+import transforms.encode
 from schemas.blocks import OFFSET, SOURCE, Block
 from schemas.errors import RunFailed
 from schemas.model import ModelFingerprint
 from schemas.rejects import Reason
 from tests.fakes import FakeEncoder
-from transforms.encode import encode_block
-from transforms.encoder import Encoded, Failure
+from transforms.encode import BlockInFlight, EncodeTexts
+from transforms.encoder_job import Encoded, Failure
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.write import EncodedBlock
 
@@ -53,7 +58,8 @@ def encode(failures: Sequence[Failure] = (), cosines: Sequence[float] = (), **op
     )
     encoder = Scripted(MODEL, EncodeOptions())
     encoder.failures, encoder.cosines = failures, cosines
-    return encode_block(Block("split", 3, "part", table, 50), encoder, MODEL, EncodeOptions(**options))  # type: ignore[arg-type]
+    block = Block("split", 3, "part", table, 50)
+    return BlockInFlight(block, encoder, MODEL, EncodeOptions(**options)).result()  # type: ignore[arg-type]
 
 
 def test_rows_keep_their_order_columns_and_vectors() -> None:
@@ -116,3 +122,82 @@ def test_vectors_too_far_from_float32_end_the_run() -> None:
     assert encode(cosines=[0.9995, 1.0]).stats.cosines == (0.9995, 1.0)
     with pytest.raises(RunFailed, match=r"0\.99800, below --min_fidelity 0\.999; use --dtype float32"):
         encode(cosines=[1.0, 0.998], dtype="bfloat16")
+
+
+class Logging(FakeEncoder):
+    """Writes down what it is asked for and when it is done, and counts what is dropped."""
+
+    log: list[str] = []
+    fail_at = ""
+
+    def submit(self, texts: Sequence[str], on_batch: Any = None) -> Any:
+        self.log.append(f"begin {texts[0]}")
+        return Logged(self.log, texts[0], self, texts)
+
+
+class Logged:
+    def __init__(self, log: list[str], name: str, encoder: Logging, texts: Sequence[str]) -> None:
+        self.log, self.name, self.encoder, self.texts = log, name, encoder, texts
+
+    def result(self) -> Encoded:
+        self.log.append(f"end {self.name}")
+        cosines = (0.5,) if self.name == Logging.fail_at else (1.0,)
+        return self.encoder.encode(self.texts)._replace(cosines=cosines)
+
+    def cancel(self) -> None:
+        self.log.append(f"drop {self.name}")
+
+
+def run_pipeline(monkeypatch: pytest.MonkeyPatch, names: str, check: Any, fail_at: str = "") -> list[str]:
+    """Blocks of one row each, at timestamps 0, 10, 20, …, through EncodeTexts; what its encoder was asked for."""
+    monkeypatch.setattr(transforms.encode, "Encoder", Logging)
+    Logging.log, Logging.fail_at = [], fail_at
+    blocks = [
+        Block("split", n, name, pa.table({"id": [name], "text": [name], SOURCE: ["a"], OFFSET: [n]}), 1)
+        for n, name in enumerate(names)
+    ]
+    with _TestPipeline() as pipeline:
+        encoded = (
+            pipeline
+            | beam.Create([0])
+            | beam.FlatMap(lambda _: [TimestampedValue(b, 10 * b.number) for b in blocks]).with_output_types(Block)
+            | beam.WindowInto(FixedWindows(10))
+            | EncodeTexts(MODEL, EncodeOptions())
+        ).encoded
+        assert_that(encoded | beam.Map(_with_window), check)
+    return Logging.log
+
+
+def _with_window(
+    block: EncodedBlock, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+) -> tuple[str, int, int]:
+    return block.table["text"][0].as_py(), int(timestamp), int(window.start)
+
+
+def test_a_block_is_begun_before_the_last_one_is_done_and_no_more_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = run_pipeline(monkeypatch, "abcd", equal_to([(name, 10 * n, 10 * n) for n, name in enumerate("abcd")]))
+    assert log == ["begin a", "begin b", "end a", "begin c", "end b", "begin d", "end c", "end d"]
+
+
+def test_a_block_that_fails_the_run_drops_what_is_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Exception, match="below --min_fidelity"):
+        run_pipeline(monkeypatch, "abcd", equal_to([]), fail_at="a")
+    assert Logging.log[:4] == ["begin a", "begin b", "end a", "drop b"]
+
+
+def test_blocks_in_flight_are_dropped_when_what_comes_before_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms.encode, "Encoder", Logging)
+    Logging.log, Logging.fail_at = [], ""
+
+    def broken(_: int) -> Any:
+        yield Block("split", 0, "a", pa.table({"id": ["a"], "text": ["a"], SOURCE: ["a"], OFFSET: [0]}), 1)
+        raise RunFailed("the file ends early")
+
+    with pytest.raises(Exception, match="the file ends early"), _TestPipeline() as pipeline:
+        _ = (
+            pipeline
+            | beam.Create([0])
+            | beam.FlatMap(broken).with_output_types(Block)
+            | EncodeTexts(MODEL, EncodeOptions())
+        )
+    assert Logging.log[:2] == ["begin a", "drop a"]

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from schemas.errors import InputError
 from schemas.rejects import Reason
 from tests.benchmarks import corpus
-from transforms.encoder import Encoder, _batches
+from transforms.encoder import Encoder
+from transforms.encoder_job import batches
 from transforms.model import EncodeOptions, resolve_model
 
 pytestmark = pytest.mark.model
@@ -97,7 +98,7 @@ def expected(folder: str, texts: list[str], **encode: Any) -> np.ndarray:
 
 
 def make_encoder(folder: str, threads: int = 2, **options: Any) -> Encoder:
-    chosen = EncodeOptions(model=folder, device="cpu", **options)
+    chosen = EncodeOptions(**{"model": folder, "device": "cpu"} | options)
     return Encoder(resolve_model(chosen), chosen, threads)
 
 
@@ -182,7 +183,7 @@ def test_vectors_are_those_of_sentence_transformers_for(name: str, bundled_model
     encoder = make_encoder(folder)
     found, wanted = encoder.encode(TEXTS), expected(folder, TEXTS)
     assert_same(found.vectors, wanted)
-    assert type(encoder._model.tokenizer).__name__ == "FastTokenizer"
+    assert type(encoder._models[0].tokenizer).__name__ == "FastTokenizer"
     fingerprint = resolve_model(EncodeOptions(model=folder)).fingerprint
     assert fingerprint.dim == wanted.shape[1]
     assert fingerprint.normalized == bool(np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-5))
@@ -227,7 +228,7 @@ def test_a_model_saved_by_sentence_transformers_now_gives_its_vectors(small: str
 
     SentenceTransformer(small, device="cpu").save_pretrained(str(tmp_path / "saved"))
     encoder = make_encoder(str(tmp_path / "saved"))
-    assert encoder._model.tokenizer.limit == 16
+    assert encoder._models[0].tokenizer.limit == 16
     assert_same(encoder.encode(TEXTS).vectors, expected(small, TEXTS))
 
 
@@ -247,7 +248,7 @@ def test_a_tokenizer_that_is_not_known_is_left_to_the_model(small: str, monkeypa
     monkeypatch.setattr("transforms.tokenize.FastTokenizer._verify", refuse)
     encoder = make_encoder(small)
     slow = encoder.encode(TEXTS)
-    assert type(encoder._model.tokenizer).__name__ == "SlowTokenizer"
+    assert type(encoder._models[0].tokenizer).__name__ == "SlowTokenizer"
     assert_same(slow.vectors, expected(small, TEXTS))
     assert slow.token_counts.tolist() == fast.token_counts.tolist()
     assert slow.truncated.tolist() == fast.truncated.tolist()
@@ -301,9 +302,9 @@ def test_equal_texts_are_computed_once_and_reported_as_often_as_they_come(
     small_encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed, told = [], []
-    inner = small_encoder._model.__class__.__call__
+    inner = small_encoder._models[0].__class__.__call__
     monkeypatch.setattr(
-        small_encoder._model.__class__,
+        small_encoder._models[0].__class__,
         "__call__",
         lambda self, t, rows: computed.append(len(rows)) or inner(self, t, rows),
     )
@@ -331,10 +332,10 @@ def test_vectors_do_not_depend_on_batching(small: str) -> None:
 @given(st.lists(st.integers(0, 300), max_size=60), st.integers(1, 1000))
 def test_batches_hold_every_row_once_and_no_more_than_the_budget(lengths: list[int], budget: int) -> None:
     array = np.array(lengths, np.int64)
-    batches = list(_batches(array, np.arange(len(array)), budget))
-    assert sorted(r for batch in batches for r in batch) == list(range(len(array)))
-    assert all(len(b) == 1 or len(b) * array[b].max() <= budget for b in batches)
-    longest = [array[b].max() for b in batches]
+    cut = list(batches(array, np.arange(len(array)), budget))
+    assert sorted(r for batch in cut for r in batch) == list(range(len(array)))
+    assert all(len(b) == 1 or len(b) * array[b].max() <= budget for b in cut)
+    longest = [array[b].max() for b in cut]
     assert longest == sorted(longest, reverse=True)
 
 
@@ -372,7 +373,7 @@ def test_a_vector_of_zeros_is_refused(bundled_model: str, tmp_path: Path) -> Non
 def fail_on(encoder: Encoder, monkeypatch: pytest.MonkeyPatch, why: Callable[[Any], Exception | None]) -> list[tuple]:
     """Makes the transformer raise what `why(input_ids)` returns; the shapes that it met."""
     shapes: list[tuple] = []
-    transformer = encoder._model._model[0]
+    transformer = encoder._models[0]._model[0]
     inner = transformer.forward
 
     def forward(features: dict, **kwargs: Any) -> dict:
@@ -410,10 +411,10 @@ def test_the_batch_size_is_halved_when_memory_runs_out_and_stays_so(
     found = encoder.encode(texts)
     assert not found.failures
     assert_same(found.vectors, expected(small, texts))
-    assert encoder.batch_tokens == 256
+    assert 150 < encoder.batch_tokens <= 300
     shapes.clear()
     encoder.encode(texts)
-    assert all(rows * width <= 256 for rows, width in shapes)
+    assert all(rows * width <= 300 for rows, width in shapes)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -471,10 +472,10 @@ def test_chunks_fit_keep_words_whole_and_lose_nothing_but_whitespace(
 ) -> None:
     text = space.join(words)
     (pieces,) = small_encoder.chunk([text])
-    counts = small_encoder._model.tokenizer(pieces).counts
+    counts = small_encoder._models[0].tokenizer(pieces).counts
     assert (counts <= 16).all()
     if len(pieces) > 1:
-        assert small_encoder._model.tokenizer([text]).counts[0] > 16
+        assert small_encoder._models[0].tokenizer([text]).counts[0] > 16
     assert "".join("".join(pieces).split()) == "".join(text.split())
     at = 0
     for piece in pieces:
@@ -482,7 +483,7 @@ def test_chunks_fit_keep_words_whole_and_lose_nothing_but_whitespace(
         assert not text[at:found].strip()
         if found and found == at and not text[at - 1].isspace() and not piece[0].isspace():  # inside a word
             word = next(m for m in re.finditer(r"\S+", text) if m.start() < found < m.end())
-            assert small_encoder._model.tokenizer([word.group()]).counts[0] > 16
+            assert small_encoder._models[0].tokenizer([word.group()]).counts[0] > 16
         at = found + len(piece)
 
 
