@@ -13,7 +13,7 @@ from transforms.inputs import LINE_FORMATS
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, beginning, parquet_row_groups, read_rows
+from transforms.sources import BadFile, Row, beginning, parquet_row_groups, read_ahead, read_rows
 
 PROBES = 20
 SAMPLE_ROWS = 1000
@@ -63,12 +63,12 @@ def estimate(
 
 def _probes(plan: Plan, options: BlockOptions) -> Iterator[_Probe]:
     """Rows from places that are evenly spread over the bytes to do; a file that is read whole only from its start."""
-    places = dict.fromkeys(_places(plan))
-    for piece in places:
+    places = list(dict.fromkeys(_places(plan)))
+    for piece, start in zip(places, read_ahead(map(beginning, places)), strict=True):
         texts: list[str] = []
         rows = last = 0
         try:
-            for item in itertools.islice(read_rows(beginning(piece), options.read), SAMPLE_ROWS // len(places)):
+            for item in itertools.islice(read_rows(start, options.read), SAMPLE_ROWS // len(places)):
                 rows, last = rows + 1, item.offset
                 if isinstance(item, Row):
                     texts.append(item.text)

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 from collections import Counter
+from collections.abc import Iterator
 
 from schemas.errors import InputError, RunFailed
 from schemas.rejects import BLANK_REASONS, Reason, Reject
@@ -11,7 +12,7 @@ from schemas.splits import Slice
 from transforms.inputs import LINE_FORMATS
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, beginning, columns_of, parquet_row_groups, read_head, read_rows
+from transforms.sources import BadFile, Row, beginning, columns_of, parquet_row_groups, read_ahead, read_head, read_rows
 
 SAMPLE_ROWS = 1000
 HEAD_BYTES = 1 << 20
@@ -36,11 +37,11 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
     rejects: list[Reject] = []
     input_bytes = 0
     first: Slice | None = None
-    for piece in (piece for split in plan.todo for piece in split.slices):
+    for piece, start in _beginnings(plan):
         first = first or piece
         before, last = len(good) + len(rejects), 0
         try:
-            for item in read_rows(beginning(piece), options.read):
+            for item in read_rows(start, options.read):
                 last = item.offset
                 if isinstance(item, Row):
                     good.append(item)
@@ -60,6 +61,12 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
         _check_fields(good, rejects, options, first)
     _check_broken(len(good), rejects)
     return Sample(tuple(row.text for row in good), max(1, input_bytes))
+
+
+def _beginnings(plan: Plan) -> Iterator[tuple[Slice, Slice]]:
+    """Each piece, and the same for who reads first rows."""
+    for split in plan.todo:
+        yield from zip(split.slices, read_ahead(map(beginning, split.slices)), strict=True)
 
 
 def bytes_of(piece: Slice, rows: int, last: int) -> int:

@@ -61,6 +61,9 @@ class LocalDisk(Store):
             raw.seek(start)
         return raw
 
+    def expect(self, file: FileInfo, start: int, stop: int | None) -> None:
+        """The system reads ahead itself."""
+
     def create(self, path: str, data: bytes) -> None:
         try:
             with _temporary(Path(path), data) as temporary:

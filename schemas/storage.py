@@ -227,6 +227,16 @@ def open_read(file: str | FileInfo, start: int = 0, stop: int | None = None) -> 
     return raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, READ_BUFFER_BYTES)
 
 
+def expect(file: FileInfo, start: int = 0, stop: int | None = None) -> None:
+    """Begins to fetch, in the background, what an `open_read` of just that will read first."""
+    resolve(file.uri)[0].expect(file, start, stop)
+
+
+def expect_no_more(file: FileInfo, start: int = 0, stop: int | None = None) -> None:
+    """It is not opened after all, or has been."""
+    resolve(file.uri)[0].expect_no_more(file, start, stop)
+
+
 def open_random(file: str | FileInfo) -> BinaryIO:
     """A reader for formats that know their places, as Parquet does: each read is a request for just that."""
     if isinstance(file, str) and is_local(file):

@@ -16,7 +16,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 
 from schemas.blanking import blanked
 from schemas.errors import InputError, RunFailed
-from schemas.range_file import RangeFile, ReadAheadFile
+from schemas.range_file import Fetch, RangeFile, ReadAheadFile
 from schemas.splits import FileInfo
 from schemas.store_faults import READ, Action, Truncated, patiently, seconds_for
 
@@ -42,6 +42,7 @@ class Store:
 
     def __post_init__(self) -> None:
         self._fs: Any = None
+        self._expected: dict[tuple[FileInfo, int, int | None], ReadAheadFile] = {}
 
     @property
     def fs(self) -> Any:
@@ -113,14 +114,29 @@ class Store:
 
     def open(self, file: FileInfo, start: int, stop: int | None, ahead: bool) -> io.RawIOBase | io.BufferedReader:
         """A raw reader. ahead: it will be read on and on, from `start` to about `stop`."""
+        if ahead:
+            return self._expected.pop((file, start, stop), None) or self._ahead(file, start, stop)
+        return RangeFile(self._fetcher(file), file.size, start)
+
+    def expect(self, file: FileInfo, start: int, stop: int | None) -> None:
+        """Begins to fetch what is about to be opened so, in the background."""
+        self._expected[file, start, stop] = raw = self._ahead(file, start, stop)
+        raw.fetch_ahead()
+
+    def expect_no_more(self, file: FileInfo, start: int, stop: int | None) -> None:
+        if raw := self._expected.pop((file, start, stop), None):
+            raw.close()
+
+    def _ahead(self, file: FileInfo, start: int, stop: int | None) -> ReadAheadFile:
+        return ReadAheadFile(self._fetcher(file), file.size, start, stop)
+
+    def _fetcher(self, file: FileInfo) -> Fetch:
+        path = self.path(file.uri)
 
         def fetch(begin: int, end: int) -> bytes:
             return self.attempt(READ, file.uri, lambda: self._whole(path, file, begin, end))
 
-        path = self.path(file.uri)
-        if ahead:
-            return ReadAheadFile(fetch, file.size, start, stop)
-        return RangeFile(fetch, file.size, start)
+        return fetch
 
     def _whole(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
         data = self.fetch(path, file, start, stop)

@@ -15,7 +15,7 @@ from schemas.rejects import Reject
 from schemas.splits import Slice, Split
 from transforms.cut import AnchorFinder, Cutter, row_hash
 from transforms.progress import PROGRESS
-from transforms.sources import BadFile, BlankLine, ReadOptions, Row, read_rows
+from transforms.sources import BadFile, BlankLine, ReadOptions, Row, read_ahead, read_rows
 from transforms.trace import TRACE
 
 REJECTS_PER_CHUNK = 1000
@@ -57,7 +57,7 @@ class _SplitReader:
         self.bytes_left = split.input_bytes
 
     def read(self) -> Iterator[Block | RejectChunk | SplitRead]:
-        for piece in self.split.slices:
+        for piece in read_ahead(self.split.slices):
             try:
                 yield from self._read_piece(piece)
             except BadFile as error:

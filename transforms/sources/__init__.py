@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from schemas.rejects import Reject
 from schemas.splits import Slice
-from transforms.sources.chunks import beginning, read_head
+from transforms.sources.chunks import beginning, read_ahead, read_head
 from transforms.sources.delimited import delimited_columns, read_delimited
 from transforms.sources.jsonl import jsonl_columns, read_jsonl
 from transforms.sources.names import FORMATS, detect
@@ -25,6 +25,7 @@ __all__ = [
     "detect",
     "kept_schema",
     "parquet_row_groups",
+    "read_ahead",
     "read_head",
     "read_rows",
 ]

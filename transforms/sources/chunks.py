@@ -7,16 +7,18 @@ if its last member says that it is complete.
 import bz2
 import contextlib
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import zstandard
 
 from schemas import storage
-from schemas.splits import Slice
+from schemas.splits import FileInfo, Slice
 from transforms.sources.rows import BadFile
 
 CHUNK_BYTES = 1 << 20
+PIECES_AHEAD = 8
 _READ_BYTES = {"gz": 1 << 16, "bz2": 1 << 16, "zst": 256}
 """Compressed bytes to take at once. zstandard's decoder cannot be told how much to put out at most; a block of 4 bytes
 may hold 128 KiB, so 256 bytes make 8 MiB at most (64 KiB could make 2 GiB), and take no longer."""
@@ -35,7 +37,7 @@ def read_chunks(piece: Slice) -> Iterator[bytes]:
         BadFile: it cannot be opened or read, or it is compressed and truncated, corrupt, empty (not even one member)
             or not what its name says. All that came before the damage has been yielded then.
     """
-    with reading(piece.file.uri), storage.open_read(piece.file, max(piece.start - 1, 0), _end(piece)) as file:
+    with reading(piece.file.uri), storage.open_read(*_range(piece)) as file:
         size = _READ_BYTES.get(piece.codec, CHUNK_BYTES)
         raw = iter(lambda: file.read1(size), b"")  # read would ask a store for more to fill a chunk beyond the range
         if piece.codec:
@@ -44,9 +46,30 @@ def read_chunks(piece: Slice) -> Iterator[bytes]:
             yield from raw
 
 
-def _end(piece: Slice) -> int | None:
-    """Where reading is likely to end; None where its first rows may be enough."""
-    return piece.start + piece.size if piece.size else None
+def read_ahead(pieces: Iterable[Slice]) -> Iterator[Slice]:
+    """The pieces, in order, each to be read before the next is taken. While one is read, the first bytes of
+    `PIECES_AHEAD` more are on their way from their stores: of a pack, these are whole files. (Not of Parquet, whose
+    reader knows better what it wants.)"""
+    waiting: deque[Slice] = deque()
+    try:
+        for piece in pieces:
+            if piece.format != "parquet":
+                storage.expect(*_range(piece))
+            waiting.append(piece)
+            if len(waiting) > PIECES_AHEAD:
+                yield waiting[0]
+                storage.expect_no_more(*_range(waiting.popleft()))
+        while waiting:
+            yield waiting[0]
+            storage.expect_no_more(*_range(waiting.popleft()))
+    finally:
+        for piece in waiting:
+            storage.expect_no_more(*_range(piece))
+
+
+def _range(piece: Slice) -> tuple[FileInfo, int, int | None]:
+    """What is opened: from the byte before the piece on, and to where reading is likely to go."""
+    return piece.file, max(piece.start - 1, 0), piece.start + piece.size if piece.size else None
 
 
 def beginning(piece: Slice) -> Slice:

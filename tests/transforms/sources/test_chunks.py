@@ -5,6 +5,7 @@ import errno
 import gzip
 import os
 import random
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ from hypothesis import strategies as st
 
 from schemas import storage
 from schemas.splits import FileInfo, Slice
-from transforms.sources import BadFile, ReadOptions, Row, chunks, detect, read_rows
-from transforms.sources.chunks import decompress, read_chunks
+from schemas.stores import Store
+from transforms.sources import BadFile, ReadOptions, Row, chunks, detect, read_ahead, read_rows
+from transforms.sources.chunks import PIECES_AHEAD, decompress, read_chunks
 
 
 def zst(data: bytes) -> bytes:
@@ -188,3 +190,49 @@ def test_a_line_of_200_mb_is_refused_in_64_mb_of_memory(name: str, tmp_path: Pat
     after = ("Row", zeros + 1)
     assert found == ([("Row", 0), ("Reject", 1), ("Row", 2)] if head else [("Reject", 0), after])
     assert peak < 64 << 20
+
+
+@pytest.fixture
+def stored() -> Iterator[list[Slice]]:
+    """Small files of a store, a line in each."""
+    names = [f"memory:///pack/{number}.txt" for number in range(2 * PIECES_AHEAD)]
+    for name in names:
+        storage.create(name, name.encode())
+    yield [Slice(file, file.uri, "text", "", size=file.size) for file in map(storage.stat, names) if file]
+    storage.remove(names)
+
+
+def expected_of(stored: list[Slice]) -> dict:
+    return storage.resolve(stored[0].file.uri)[0]._expected
+
+
+def test_files_are_fetched_side_by_side_and_read_in_order(stored, monkeypatch) -> None:
+    """Each fetch waits until as many as there may be are under way: one after the other, none would end."""
+    together, real = threading.Barrier(PIECES_AHEAD), Store.fetch
+
+    def fetch(*asked):
+        together.wait(20)
+        return real(*asked)
+
+    monkeypatch.setattr(Store, "fetch", fetch)
+    read = [row.text for piece in read_ahead(stored) for row in read_rows(piece, ReadOptions())]
+    assert read == [piece.file.uri for piece in stored]
+    assert expected_of(stored) == {}
+
+
+def test_a_file_that_is_gone_is_missed_in_its_place(stored) -> None:
+    storage.remove([stored[3].file.uri])
+    read: list[str] = []
+    with pytest.raises(BadFile) as error:
+        for piece in read_ahead(stored):
+            read += [row.text for row in read_rows(piece, ReadOptions())]
+    assert error.value.uri == stored[3].file.uri
+    assert read == [piece.file.uri for piece in stored[:3]]
+
+
+def test_what_was_fetched_for_nothing_is_given_up(stored) -> None:
+    pieces = read_ahead(stored)
+    assert next(pieces) == stored[0]
+    assert len(expected_of(stored)) == PIECES_AHEAD + 1
+    pieces.close()
+    assert expected_of(stored) == {}
