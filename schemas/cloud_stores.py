@@ -20,8 +20,8 @@ CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
 LIBRARY_ATTEMPTS = 3
 SINGLE_PUT_BYTES = 256 << 20
 """Objects go up in one request where that is possible: whole or not, on one condition, and with no pieces left behind
-by a killed process. (s3fs takes several requests from twice this size, gcsfs from this size on; their last one carries
-the condition.)"""
+by a killed process. (s3fs takes several requests from twice this size, gcsfs and adlfs from this size on; the last of
+them carries the condition.)"""
 BULK_KEYS = 1000
 """Most keys that S3 deletes in one request."""
 
@@ -118,13 +118,15 @@ class Azure(Store):
 
         logging.getLogger("azure").setLevel(logging.CRITICAL)  # it logs what it tries again
         account = {"account_name": self.authority.split(".")[0]} if self.authority else {}
-        return adlfs.AzureBlobFileSystem(
+        fs = adlfs.AzureBlobFileSystem(
             connection_timeout=CONNECT_SECONDS,
             read_timeout=SILENCE_SECONDS,
             skip_instance_cache=True,
             use_listings_cache=False,
             **account,
         )
+        fs.service_client._config.max_single_put_size = SINGLE_PUT_BYTES  # adlfs hands no such option on
+        return fs
 
     def uri(self, path: str) -> str:
         if not self.authority:

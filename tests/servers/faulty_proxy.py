@@ -8,13 +8,14 @@ no well-behaved test server can be asked for it.
 import contextlib
 import dataclasses
 import http.client
+import re
 import socket
 import struct
 import threading
 from collections.abc import Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 Kind = Literal["403", "503", "reset", "truncated", "lost", "stall", "half", "late"]
 REFUSALS = {
@@ -23,6 +24,8 @@ REFUSALS = {
 }
 BETWEEN_TWO = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 """Headers of one connection, which a proxy does not pass on."""
+NAME = re.compile(rb'"name": *"([^"]*)"')
+NAME_WITHIN_BYTES = 1024
 
 
 class Request(NamedTuple):
@@ -36,7 +39,7 @@ class Request(NamedTuple):
 
 @dataclasses.dataclass
 class Fault:
-    """What happens to some of the requests by these methods whose path contains `match`: those `numbers`, from 1."""
+    """What befalls those `numbers`, from 1, of the requests by these methods whose path or upload has `match` in it."""
 
     kind: Kind
     methods: Collection[str]
@@ -69,12 +72,12 @@ class FaultyProxy:
         self._faults.append(fault)
         return fault
 
-    def fault_of(self, method: str, path: str) -> Fault | None:
+    def fault_of(self, method: str, path: str, body: bytes) -> Fault | None:
         """The fault that this request meets, if any."""
-        hit = None
+        hit, wanted = None, unquote(path) + _name_in(body)
         with self._lock:
             for fault in self._faults:
-                if method in fault.methods and fault.match in path:
+                if method in fault.methods and fault.match in wanted:
                     fault.seen += 1
                     if hit is None and fault.seen in fault.numbers:
                         fault.met += 1
@@ -95,6 +98,12 @@ class FaultyProxy:
         self._server.server_close()
 
 
+def _name_in(body: bytes) -> str:
+    """What an upload to GCS is to be called, which is in its body: after that of the bucket, "" in other requests."""
+    found = NAME.search(body, 0, NAME_WITHIN_BYTES)
+    return f"/{found[1].decode()}" if found else ""
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -102,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.proxy.fault_of(self.command, self.path)
+        fault = self.proxy.fault_of(self.command, self.path, body)
         kind = fault.kind if fault else None
         if fault and kind == "stall" and self._waits(fault):
             kind = "reset"

@@ -31,16 +31,24 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_faults, "PAUSE_SECONDS", 0.05)
 
 
-@pytest.fixture
-def bucket(s3: str, corpus: Path) -> str:
-    upload(corpus, f"{s3}/in")
-    return s3
+@pytest.fixture(params=["s3", "gs"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Not az: its SDK waits 15 s before it tries again."""
+    return request.param
 
 
 @pytest.fixture
-def proxy(s3_server: Store, bucket: str) -> Iterator[FaultyProxy]:
+def bucket(scheme: str, request: pytest.FixtureRequest, corpus: Path) -> str:
+    bucket: str = request.getfixturevalue(scheme)
+    upload(corpus, f"{bucket}/in")
+    return bucket
+
+
+@pytest.fixture
+def proxy(scheme: str, request: pytest.FixtureRequest, bucket: str) -> Iterator[FaultyProxy]:
     """Between the job and the store, from here on."""
-    with FaultyProxy(s3_server.url) as proxy, environment(s3_server.through(proxy.url)):
+    server: Store = request.getfixturevalue(f"{scheme}_server")
+    with FaultyProxy(server.url) as proxy, environment(server.through(proxy.url)):
         yield proxy
 
 
@@ -49,35 +57,45 @@ def run(bucket: str) -> int:
 
 
 PLACES = {
-    "listing": ("GET", "list-type=2"),
-    "reading": ("GET", "/in/shard-1"),
-    "part": ("PUT", "/out/part-"),
-    "manifest": ("PUT", "/_manifest/00000001.json"),
-    "clean-up": ("POST", "?delete"),
+    "s3": {
+        "listing": ("GET", "list-type=2"),
+        "reading": ("GET", "/in/shard-1"),
+        "part": ("PUT", "/out/part-"),
+        "manifest": ("PUT", "/_manifest/00000001.json"),
+        "clean-up": ("POST", "?delete"),
+    },
+    "gs": {
+        "listing": ("GET", "prefix="),
+        "reading": ("GET", "/in/shard-1"),
+        "part": ("POST", "/out/part-"),
+        "manifest": ("POST", "/_manifest/00000001.json"),
+        "clean-up": ("DELETE", ""),
+    },
 }
 
 
 @pytest.mark.parametrize("kind", ["503", "reset", "truncated", "lost", "stall"])
 def test_faults_that_pass_leave_the_dataset_of_a_clean_run(
-    bucket: str, proxy: FaultyProxy, clean: str, kind: Kind
+    scheme: str, bucket: str, proxy: FaultyProxy, clean: str, kind: Kind
 ) -> None:
-    """Twice in each place, one after the other; but an answer that has no body, as to a put, is not cut short."""
-    faults = [proxy.fail(kind, *place, numbers=(1, 2), seconds=STALL_SECONDS) for place in PLACES.values()]
+    """Twice in each place, one after the other; but an answer that has no body, as S3's to a put, is not cut short."""
+    faults = [proxy.fail(kind, *place, numbers=(1, 2), seconds=STALL_SECONDS) for place in PLACES[scheme].values()]
     started = time.monotonic()
     assert run(bucket) == 0
-    manifests = 1 if kind == "truncated" else 2
+    manifests = 1 if kind == "truncated" and scheme == "s3" else 2
     assert [fault.met for fault in faults] == [2, 2, 2, manifests, 2]
     assert_same_dataset(f"{bucket}/out", clean)
     assert time.monotonic() - started < STALL_SECONDS
 
 
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)  # gcsfs alone waits for a minute before it gives up
 @pytest.mark.parametrize(
     ("kind", "place"), [("503", "listing"), ("reset", "reading"), ("truncated", "reading"), ("503", "part")]
 )
 def test_a_fault_that_stays_is_one_clear_line_and_the_next_run_goes_on(
     bucket: str, proxy: FaultyProxy, clean: str, kind: Kind, place: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fault = proxy.fail(kind, *PLACES[place], numbers=ALWAYS)
+    fault = proxy.fail(kind, *PLACES["s3"][place], numbers=ALWAYS)
     assert run(bucket) == (2 if place == "listing" else 1)
     assert fault.met > 1
     assert_one_clear_line(capsys.readouterr().err, "s3://")
@@ -95,9 +113,9 @@ def assert_one_clear_line(stderr: str, *words: str) -> None:
         assert word in line
 
 
-def test_a_create_whose_answer_is_always_lost_is_done(bucket: str, proxy: FaultyProxy, clean: str) -> None:
+def test_a_create_whose_answer_is_always_lost_is_done(scheme: str, bucket: str, proxy: FaultyProxy, clean: str) -> None:
     """Each part is put and then found there, by whoever tries again: the libraries or the job."""
-    fault = proxy.fail("lost", "PUT", "/out/part-", numbers=range(1, 100_000, 2))
+    fault = proxy.fail("lost", *PLACES[scheme]["part"], numbers=range(1, 100_000, 2))
     assert run(bucket) == 0
     assert fault.met >= 8
     assert_same_dataset(f"{bucket}/out", clean)
