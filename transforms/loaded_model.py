@@ -14,6 +14,7 @@ from schemas.errors import InputError
 from transforms.device import DEFAULT_BATCH_TOKENS, activation_bytes, cuda_batch_tokens
 from transforms.lanes import LANES
 from transforms.model import EncodeOptions, ResolvedModel
+from transforms.model_folder import NO_LIMIT
 from transforms.tokenize import FastTokenizer
 from transforms.tokenize_slow import SlowTokenizer
 
@@ -145,7 +146,8 @@ def _replace_transformer(model: Any, dtype: str) -> None:
 
     transformer = _transformer(model, "--backend openvino", "--backend torch")
     with _quietly():  # transformers wonders about being traced
-        model[0].model = OpenVinoTransformer(transformer, list(model.tokenizer.model_input_names), dtype)
+        names, window = list(model.tokenizer.model_input_names), model.max_seq_length or NO_LIMIT
+        model[0].model = OpenVinoTransformer(transformer, names, dtype, window)
 
 
 def _transformer(model: Any, flag: str, instead: str) -> torch.nn.Module:

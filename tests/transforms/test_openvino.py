@@ -9,8 +9,10 @@ import pytest
 
 from schemas.errors import InputError, RunFailed
 from tests.transforms.test_encoder import DENSE, NORMALIZE, TEXTS, add_dense, assert_same, expected, make_model
+from transforms import openvino_transformer
 from transforms.encode import _check_fidelity
 from transforms.encoder import Encoder
+from transforms.loaded_model import load_sentence_transformer
 from transforms.model import EncodeOptions, resolve_model
 
 pytestmark = pytest.mark.model
@@ -58,6 +60,35 @@ def test_bfloat16_is_measured_against_torch_in_float32_and_passes_the_gate(bundl
     _check_fidelity(encoded, options)
     with pytest.raises(RunFailed, match="--backend openvino"):
         _check_fidelity(encoded._replace(cosines=(0.99,)), options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_same_texts_have_the_same_bytes(dtype: str, bundled_model: str) -> None:
+    first, again = (openvino_encoder(bundled_model, dtype=dtype) for _ in range(2))
+    vectors = first.encode(TEXTS).vectors
+    assert vectors.tobytes() == first.encode(TEXTS).vectors.tobytes() == again.encode(TEXTS).vectors.tobytes()
+
+
+@pytest.mark.parametrize("window, apart", [(512, True), (513, False)])
+def test_attention_is_fused_for_long_windows_alone(window: int, apart: bool, bundled_model: str) -> None:
+    """By a property that is not promised: fails where a new version of OpenVINO overlooks it."""
+    assert ("Softmax" in _kinds_of_nodes(bundled_model, window)) is apart
+
+
+def test_a_version_that_does_not_know_the_property_computes_all_the_same(
+    bundled_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openvino_transformer, "APART", {"NO_SUCH_PROPERTY": "1"})
+    assert "Softmax" not in _kinds_of_nodes(bundled_model, 512)
+    assert_same(openvino_encoder(bundled_model).encode(TEXTS).vectors, expected(bundled_model, TEXTS))
+
+
+def _kinds_of_nodes(folder: str, window: int) -> set[str]:
+    """What the compiled transformer consists of."""
+    transformer = load_sentence_transformer(folder, "cpu")[0].auto_model
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    compiled = openvino_transformer.OpenVinoTransformer(transformer, names, "float32", window)._compiled
+    return {node.get_rt_info()["layerType"].astype(str) for node in compiled.get_runtime_model().get_ops()}
 
 
 def _has_bfloat16() -> bool:
