@@ -33,7 +33,6 @@ from schemas.errors import InputError, RunFailed
 from transforms.progress import PROGRESS, Progress
 from transforms.trace import TRACE
 
-STARTED = time.monotonic()
 REFRESH_SECONDS = 0.5
 LOG_SECONDS = 30.0
 """Without a terminal, progress is a line this often."""
@@ -282,11 +281,6 @@ def _interruptible(message: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def seconds_since_start() -> float:
-    """Of this process, but for what Python and Beam take to come up."""
-    return time.monotonic() - STARTED
 
 
 def say(text: str) -> None:

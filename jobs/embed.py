@@ -239,8 +239,7 @@ def run(argv: Sequence[str] | None) -> None:
     settled = Run.settle(config, model, options)
     plan = settled.plan
     if args.plan:
-        started = cli.seconds_since_start()
-        predicted = estimate(plan, settled.blocks, settled.sample, settled.model, config.encode, started)
+        predicted = estimate(plan, settled.blocks, settled.sample, settled.model, config.encode)
         cli.put_result(predicted, _lines(predicted), args.json)
         return
     with cli.profiled(args.profile, options):

@@ -1,8 +1,10 @@
 """What a run would take on this machine (`--plan`), from rows all over its input that are encoded now."""
 
 import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,13 @@ from transforms.sources import BadFile, Row, beginning, parquet_row_groups, read
 PROBES = 20
 SAMPLE_ROWS = 1000
 WARM_UP_ROWS = 100
+MEASURE_SECONDS, MEASURE_TURNS = 3.0, 5
+"""How long, or how often, the sample is encoded: what else runs on a machine comes and goes within a second."""
+RUNNER_SECONDS = 2.0
+"""What it takes to build and start a pipeline in this process, to publish, and to end: measured on a few rows."""
+
+STARTED_AT = 19
+"""Field of /proc/self/stat after the program's name: clock ticks from the machine's start to the process's."""
 
 
 class _Probe(NamedTuple):
@@ -29,19 +38,17 @@ class _Probe(NamedTuple):
 
 
 def estimate(
-    plan: Plan, options: BlockOptions, first: Sample, model: ResolvedModel, encode: EncodeOptions, start_seconds: float
+    plan: Plan, options: BlockOptions, first: Sample, model: ResolvedModel, encode: EncodeOptions
 ) -> dict[str, Any]:
-    """What the run would take, encoding and all; reading and writing are small beside it.
+    """What the run would take. Reading, tokenizing and writing go on beside the encoder.
 
     first: the first rows; where they are all that is to do, there is nothing to guess
-    start_seconds: that this process needed to come to here, as the run will
     """
-    began = time.monotonic()
+    starting = seconds_since_start()  # as the run will need
     if first.input_bytes >= plan.input_bytes:
         probes = [_Probe(list(first.texts), len(first.texts), first.input_bytes)]
     else:
         probes = [probe for probe in _probes(plan, options) if probe.rows]
-    reading = time.monotonic() - began
     texts = [text for probe in probes for text in probe.texts]
     measured = _measure(texts, model, encode) if texts else _Measured(np.zeros(0, np.int32), 0.0, 0.0)
     share = plan.input_bytes / max(1, len(probes))  # each probe stands for as many bytes
@@ -49,7 +56,7 @@ def estimate(
     starts = np.cumsum([0, *(len(probe.texts) for probe in probes)])
     of_probe = [int(measured.tokens[a:b].sum()) for a, b in itertools.pairwise(starts)]
     tokens = sum(share * n / probe.input_bytes for n, probe in zip(of_probe, probes, strict=True))
-    working = (measured.seconds + reading) * tokens / max(1, sum(of_probe))
+    working = measured.seconds * tokens / max(1, sum(of_probe))
     return {
         "splits": len(plan.todo),
         "input_bytes": plan.input_bytes,
@@ -57,8 +64,17 @@ def estimate(
         "sample_rows": len(texts),
         "tokens": round(tokens),
         "tokens_per_second": round(sum(of_probe) / max(1e-9, measured.seconds)),
-        "seconds_on_this_machine": round(start_seconds + measured.load_seconds + working, 1),
+        "seconds_on_this_machine": round(starting + RUNNER_SECONDS + measured.load_seconds + working, 1),
     }
+
+
+def seconds_since_start() -> float:
+    """How old this process is, with what Python and Beam took to come up."""
+    try:
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[STARTED_AT]
+        return float(Path("/proc/uptime").read_text().split()[0]) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    except OSError:  # no Linux; until here it has mostly computed
+        return time.process_time()
 
 
 def _probes(plan: Plan, options: BlockOptions) -> Iterator[_Probe]:
@@ -114,5 +130,8 @@ def _measure(texts: Sequence[str], model: ResolvedModel, options: EncodeOptions)
     encoder = Encoder(model, options)
     encoder.encode(texts[:WARM_UP_ROWS])  # the first batches pay for start-up too
     loaded = time.monotonic()
-    tokens = encoder.encode(texts).token_counts
-    return _Measured(tokens, loaded - began, time.monotonic() - loaded)
+    turns, seconds = 0, 0.0
+    while turns < MEASURE_TURNS and seconds < MEASURE_SECONDS:
+        tokens, turns = encoder.encode(texts).token_counts, turns + 1
+        seconds = time.monotonic() - loaded
+    return _Measured(tokens, loaded - began, seconds / turns)

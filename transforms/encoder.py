@@ -19,7 +19,7 @@ from transforms.encoder_job import Encoded, Job, OnBatch
 from transforms.model import EncodeOptions, ResolvedModel
 
 WORKERS_A_GPU = 2
-"""The copies and the Python of one's batch go on while the kernels of the other's run."""
+"""The copies and the Python of one's batch go on while the kernels of the other's run. MPS is for one thread alone."""
 
 
 class Encoder:
@@ -35,7 +35,7 @@ class Encoder:
         from transforms.loaded_model import LoadedModel
 
         self.device = choose_device(options.device)
-        each = (threads or cpu_threads()) if self.device == "cpu" else WORKERS_A_GPU
+        each = {"cpu": threads or cpu_threads(), "cuda": WORKERS_A_GPU, "mps": 1}[self.device]
         self._models = [LoadedModel(model, options, name, each) for name in device_names(self.device)]
         self._skip_truncated = options.long_texts == "reject"
         self._seats = Seats(self._models * each)

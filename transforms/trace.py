@@ -63,11 +63,12 @@ class Trace:
 
     def shares(self) -> dict[str, float]:
         """Of the time from the first span's start to the last one's end, in which share some thread was at each."""
-        if not self.spans:
-            return {}
-        whole = max(s.stop for s in self.spans) - min(s.start for s in self.spans)
-        names = dict.fromkeys(span.name for span in self.spans)
-        return {name: _covered(s for s in self.spans if s.name == name) / max(whole, 1e-9) for name in names}
+        names, whole = dict.fromkeys(span.name for span in self.spans), max(self.seconds(), 1e-9)
+        return {name: _covered(s for s in self.spans if s.name == name) / whole for name in names}
+
+    def seconds(self) -> float:
+        """From the first span's start to the last one's end."""
+        return max((s.stop for s in self.spans), default=0.0) - min((s.start for s in self.spans), default=0.0)
 
     def to_json(self) -> bytes:
         """The trace, microseconds as the format has them."""

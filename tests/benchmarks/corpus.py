@@ -12,6 +12,8 @@ from pydoc_data.topics import topics
 
 SENTENCE_END = re.compile(r"(?<=[.!?:])\s+(?=[A-Z(\"'*])")
 FEWEST_WORDS, MOST_WORDS = 4, 80
+CHARACTERS_A_TOKEN = 3.98
+"""Of the manual; two tokens of a text are special ones."""
 RULER = re.compile(r"[=~*^#|+-]{4,}")
 
 
@@ -44,10 +46,10 @@ def mixed_lengths(n: int) -> list[str]:
     return [_run_of_words(round(8 * 160 ** draw.random()), draw) for _ in range(n)]  # some four characters a token
 
 
-def paragraphs(n: int) -> list[str]:
-    """`n` runs of the manual's words, of about 120 tokens."""
+def runs_of_words(n: int, tokens: int) -> list[str]:
+    """`n` runs of the manual's words, of about so many tokens."""
     draw = random.Random(0)
-    return [_run_of_words(470, draw) for _ in range(n)]
+    return [_run_of_words(round(CHARACTERS_A_TOKEN * (tokens - 2)), draw) for _ in range(n)]
 
 
 def _run_of_words(length: int, draw: random.Random) -> str:

@@ -1,11 +1,10 @@
 """The encoder against `SentenceTransformer.encode` as its documentation shows it, and against the matmul bound.
 
-    python -m tests.benchmarks.encoder [--rows 10000] [--rounds 3]
+    python -m tests.benchmarks.encoder [--rows 10000] [--rounds 3] [--device cpu|cuda]
 
 Each contender has a process of its own (they set the number of threads), and they take turns on slices of the same
 texts, so that a machine that is busy with something else is unfair to all alike. Figures are medians over the turns.
-The bound is what the matrix products alone would take: 21.3 MFLOP a token of all-MiniLM-L6-v2, at the rate that this
-machine multiplies matrices of its shapes in the same precision, measured in the same turns.
+The bound is what the matrix products alone would take in the same precision (see `bound`), measured in the same turns.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import concurrent.futures
 import multiprocessing
 import statistics
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,18 +22,15 @@ if __name__ == "__main__":  # also as a file, from anywhere
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks import corpus
+from tests.benchmarks.bound import tokens_per_second
 from tests.benchmarks.processes import machine
-from transforms.device import cpu_threads
 
-MFLOP_A_TOKEN = 21.3
-SHAPES = [(384, 384)] * 4 + [(384, 1536), (1536, 384)]  # of one layer
-BOUND_SECONDS = 2.0
 PEER = "encode"
-DTYPES = ("float32", "bfloat16")
-OURS = {f"{backend} {dtype}": (backend, dtype) for dtype in DTYPES for backend in ("torch", "openvino")}
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
+BACKENDS = {"cpu": ("torch", "openvino"), "cuda": ("torch",)}
 FIRST = "torch float32"
 TARGETS = {"float32": 0.95, "bfloat16": 0.80}
-"""Of the bound, for the faster of the two backends."""
+"""Of the bound, for the faster of the two backends on a CPU."""
 
 
 class Turn(NamedTuple):
@@ -47,13 +42,13 @@ class Turn(NamedTuple):
 _model: Any = None  # of a contender's process
 
 
-def start_encode(backend: str, dtype: str) -> None:
+def start_encode(device: str, backend: str, dtype: str) -> None:
     """Our encoder."""
     global _model
     from transforms.encoder import Encoder
     from transforms.model import EncodeOptions, resolve_model
 
-    options = EncodeOptions(backend=backend, dtype=dtype, device="cpu")
+    options = EncodeOptions(backend=backend, dtype=dtype, device=device)
     _model = Encoder(resolve_model(options), options)
     _model.encode(corpus.sentences(64))
 
@@ -65,14 +60,14 @@ def take_turn_encode(texts: list[str]) -> Turn:
     return Turn(seconds, encoded.vectors, int(np.minimum(encoded.token_counts, 256).sum()))
 
 
-def start_peer() -> None:
+def start_peer(device: str) -> None:
     """sentence-transformers, as its first page has it."""
     global _model
     from sentence_transformers import SentenceTransformer
 
     from transforms.model import EncodeOptions, resolve_model
 
-    _model = SentenceTransformer(resolve_model(EncodeOptions()).folder, device="cpu")
+    _model = SentenceTransformer(resolve_model(EncodeOptions()).folder, device=device)
     _model.encode(corpus.sentences(64))
 
 
@@ -82,51 +77,24 @@ def take_turn_peer(texts: list[str]) -> Turn:
     return Turn(time.perf_counter() - started, vectors, 0)
 
 
-def start_bound() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def take_turn_bound(dtype: str) -> float:
-    """Tokens a second that the matrix products of the model would allow, all cores together."""
-    import torch
-
-    rates: list[float] = []
-
-    def multiply() -> None:
-        torch.set_num_threads(1)
-        matrices = [torch.randn(n, k, dtype=getattr(torch, dtype)) for k, n in SHAPES]
-        inputs = {k: torch.randn(1024, k, dtype=getattr(torch, dtype)) for k in (384, 1536)}
-        products, started = 0, time.perf_counter()
-        with torch.inference_mode():
-            while time.perf_counter() - started < BOUND_SECONDS:
-                for matrix in matrices:
-                    torch.nn.functional.linear(inputs[matrix.shape[1]], matrix)
-                products += 1
-        flop = products * sum(2 * 1024 * k * n for k, n in SHAPES)
-        rates.append(flop / (time.perf_counter() - started))
-
-    threads = [threading.Thread(target=multiply) for _ in range(cpu_threads())]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(rates) / (MFLOP_A_TOKEN * 1e6)
+def contenders(device: str) -> dict[str, tuple[str, str]]:
+    """Ours: (backend, dtype) by name."""
+    return {f"{backend} {dtype}": (backend, dtype) for dtype in DTYPES[device] for backend in BACKENDS[device]}
 
 
-def compare(name: str, texts: list[str], rounds: int, pools: dict[str, Any]) -> list[list[str]]:
+def compare(name: str, texts: list[str], rounds: int, device: str, pools: dict[str, Any]) -> list[list[str]]:
     """Rows of the table for one set of texts."""
-    turns: dict[str, list[Turn]] = {name: [] for name in (PEER, *OURS)}
-    bounds: dict[str, list[float]] = {dtype: [] for dtype in DTYPES}
+    ours = contenders(device)
+    turns: dict[str, list[Turn]] = {name: [] for name in (PEER, *ours)}
+    bounds: dict[str, list[float]] = {dtype: [] for dtype in DTYPES[device]}
     for part in range(rounds):
         slice_ = texts[part::rounds]
         turns[PEER].append(pools[PEER].submit(take_turn_peer, slice_).result())
-        for dtype in DTYPES:
-            bounds[dtype].append(pools["bound"].submit(take_turn_bound, dtype).result())
-            for own in (name for name, (_, of) in OURS.items() if of == dtype):
+        for dtype in DTYPES[device]:
+            bounds[dtype].append(pools["bound"].submit(tokens_per_second, device, dtype).result())
+            for own in (name for name, (_, of) in ours.items() if of == dtype):
                 turns[own].append(pools[own].submit(take_turn_encode, slice_).result())
-    of_each = {own: bounds[dtype] for own, (_, dtype) in OURS.items()}
+    of_each = {own: bounds[dtype] for own, (_, dtype) in ours.items()}
     return [_row(name, contender, turns, of_each.get(contender), len(texts) / rounds) for contender in turns]
 
 
@@ -148,12 +116,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=sorted(DTYPES), default="cpu")
     args = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     starts: dict[str, tuple] = {
-        PEER: (start_peer, ()),
-        **{name: (start_encode, of) for name, of in OURS.items()},
-        "bound": (start_bound, ()),
+        PEER: (start_peer, (args.device,)),
+        **{name: (start_encode, (args.device, *of)) for name, of in contenders(args.device).items()},
+        "bound": (int, ()),
     }
     pools = {
         name: concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn, initializer=start, initargs=arguments)
@@ -161,12 +130,13 @@ def main() -> int:
     }
     sets = {
         "sentences": corpus.sentences(args.rows),
-        "of 120 tokens": corpus.paragraphs(max(1, args.rows // 4)),
+        "of 68 tokens": corpus.runs_of_words(max(1, args.rows // 2), 68),
+        "of 120 tokens": corpus.runs_of_words(max(1, args.rows // 4), 120),
         "of 3 to 400": corpus.mixed_lengths(max(1, args.rows // 3)),
     }
     table = [["texts", "contender", "tokens/s", "texts/s", "x encode", "of bound", "max diff", "min cosine"]]
     for name, texts in sets.items():
-        table += compare(f"{len(texts):,} {name}", texts, args.rounds, pools)
+        table += compare(f"{len(texts):,} {name}", texts, args.rounds, args.device, pools)
     for pool in pools.values():
         pool.shutdown()
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
