@@ -4,8 +4,8 @@ replace, remove.
 A file appears whole at its final name or not at all, on every store: what is written is held in memory and put in one
 call. Never through `with fs.open(..., "wb")`: s3fs, gcsfs and adlfs publish the partial object when the block raises.
 
-The modules behind: `stores` (what a store is), `cloud_stores`, `http_store`, `local_disk`, `range_file` (reading by
-ranges), `store_faults` (what is tried again, and errors in words), `blanking` (no secrets in any of it).
+The modules behind: `stores` (what a store is), `cloud_stores`, `hub_store`, `http_store`, `local_disk`, `range_file`
+(reading by ranges), `store_faults` (what is tried again, and errors in words), `blanking` (no secrets in any of it).
 """
 
 import functools
@@ -20,10 +20,11 @@ from schemas.blanking import blanked, refuse_credentials
 from schemas.cloud_stores import S3, Azure, Gcs
 from schemas.errors import InputError, RunFailed
 from schemas.http_store import ANY_HTTP, NO_HTTP, PUBLIC_HTTP, Http, permit_http, permitted_http
+from schemas.hub_store import Hub
 from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk
 from schemas.splits import FileInfo
 from schemas.store_faults import LIST, READ, REMOVE, WRITE
-from schemas.stores import Entry, ReadOnly, Store, changed_at, file_info, is_file
+from schemas.stores import Entry, Store, changed_at, file_info, is_file
 
 __all__ = [
     "ANY_HTTP",
@@ -42,7 +43,7 @@ STORES: dict[str, type[Store]] = {
     "s3": S3,
     "az": Azure,
     "abfs": Azure,
-    "hf": ReadOnly,
+    "hf": Hub,
     "memory": Store,
     "http": Http,
     "https": Http,

@@ -25,7 +25,10 @@ LEAST_BYTES_PER_SECOND = 1 << 18
 
 _BUGS = (TypeError, AttributeError, NameError, AssertionError, MemoryError)
 _NO_CREDENTIALS = ("Credential", "Authentication", "TokenRetrieval", "RefreshError")
-_TRANSIENT_NAMES = ("Timeout", "Connection", "Disconnected", "PayloadError", "IncompleteRead", "ServiceRe", "Protocol")
+_TRANSIENT_NAMES = (
+    *("Timeout", "Connection", "Disconnected", "PayloadError", "IncompleteRead", "ServiceRe", "Protocol"),
+    *("ConnectError", "ReadError"),  # httpx's
+)
 _TRANSIENT_STATUSES = (408, 409, 425, 429)
 _MOST_WORDS = 300
 
