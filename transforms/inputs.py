@@ -17,6 +17,7 @@ PACK_FILES = 4096
 """Most files in one pack: each costs an open, and a pack is the unit of work."""
 
 LINE_FORMATS = ("text", "jsonl")
+_LOGGER = logging.getLogger(__name__)
 
 
 def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
@@ -154,7 +155,7 @@ def _check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInf
     if there and there.kind != kind:
         raise InputError(f"--output {output}: holds a dataset of {there.kind}, not of {kind}; name another folder")
     if not storage.probe_write(output):
-        logging.warning(
+        _LOGGER.warning(
             f"--output {output}: this store knows no puts on a condition, so of two runs that publish there at once "
             "the later one wins and neither is told: run one at a time"
         )

@@ -1,5 +1,7 @@
 """The verbs on files: whole or not at all, on a disk and on an object store's interface."""
 
+import importlib
+import logging
 import multiprocessing
 import os
 import sys
@@ -138,6 +140,7 @@ def test_http_is_no_chain_and_needs_a_flag(uri: str) -> None:
 def test_a_store_that_overlooks_conditions_is_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    importlib.import_module("jobs")  # which settles what is logged
     output = f"memory://{tmp_path.name}/out"
     check_output(output, [], [])
     assert caplog.messages == []
@@ -148,6 +151,8 @@ def test_a_store_that_overlooks_conditions_is_found_out(
     check_output(output, [], [])
     (message,) = caplog.messages
     assert "knows no puts on a condition" in message
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)  # as in a job's process
+    assert logging.getLogger("transforms.inputs").getEffectiveLevel() == logging.WARNING
     assert storage.names(output) == []
 
 
