@@ -18,7 +18,7 @@ from schemas.matches import KIND
 from schemas.model import ASKED_OF
 from schemas.pairs import WORK_FOLDER
 from schemas.splits import digest
-from transforms.bounds import Filter, int8_filter
+from transforms.bounds import Filter, whole_filter
 from transforms.device import choose_device, cpu_threads
 from transforms.expand import MOST_PAIRS
 from transforms.inputs import check_output
@@ -35,6 +35,7 @@ from transforms.tuning import (
     match_threshold_for,
     threshold_for,
 )
+from transforms.units import SCORE_VERSION
 
 BYTES_PER_MATCH = 48
 """Of a query's best so far, in the lists that are merged."""
@@ -178,15 +179,14 @@ def _recorded_options(config: JoinConfig, queries: Dataset, corpus: Dataset) -> 
     """What decides which matches there are: the question, and the rows that it is asked of."""
     asked = ("top_k", "min_score", "itself", "one_to_one", "with_text", "keep_unmatched")
     rows = {"queries": rows_digest(queries), "corpus": rows_digest(corpus)}
-    return {name: getattr(config, name) for name in asked} | rows
+    return {name: getattr(config, name) for name in asked} | rows | {"scores": SCORE_VERSION}
 
 
 def _filter(config: JoinConfig, queries: _Side, corpus: _Side) -> Filter:
-    if not len(queries.rows) or len(corpus.rows) < 2:
-        return int8_filter(corpus.rows.dataset.manifest.fingerprint.dim)
-    if config.top_k:
-        return fit_filter(corpus.units, top_k=config.top_k, n_rows=len(corpus.rows))
-    return fit_filter(corpus.units, config.min_score)
+    """For the best of each query one that keeps all of a vector: bounds rise by products alone, and few are scored."""
+    if config.top_k or config.min_score is None or not len(queries.rows) or len(corpus.rows) < 2:
+        return whole_filter(corpus.rows.dataset.manifest.fingerprint.dim)
+    return fit_filter(corpus.units, config.min_score, pairs=len(queries.rows) * len(corpus.rows))
 
 
 def _estimate(config: JoinConfig, queries: _Side, corpus: _Side) -> Estimate | None:

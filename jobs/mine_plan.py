@@ -15,7 +15,7 @@ from schemas.errors import InputError
 from schemas.manifest import newest_manifest
 from schemas.pairs import KIND, WORK_FOLDER
 from schemas.splits import digest
-from transforms.bounds import Filter, int8_filter
+from transforms.bounds import Filter, whole_filter
 from transforms.carry_over import Previous
 from transforms.device import choose_device, cpu_threads
 from transforms.duplicate_texts import Limits
@@ -25,6 +25,7 @@ from transforms.loaded_blocks import block_rows, row_bytes
 from transforms.publish_pairs import MinePlan
 from transforms.row_blocks import Rows, Source, unit_sample
 from transforms.tuning import SAMPLE_ROWS, Estimate, estimate_pairs, fit_filter, threshold_for
+from transforms.units import SCORE_VERSION
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,9 +69,9 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
     rows = Rows(dataset)
     sample = rows.sample(SAMPLE_ROWS)
     units = unit_sample(sample)
-    choice, estimate = int8_filter(dataset.manifest.fingerprint.dim), Estimate(0, 0, 0)
+    choice, estimate = whole_filter(dataset.manifest.fingerprint.dim), Estimate(0, 0, 0)
     if len(rows) > 1:
-        choice = fit_filter(units, config.min_score)
+        choice = fit_filter(units, config.min_score, pairs=len(rows) * (len(rows) - 1) / 2)
         estimate = _estimate(config, sample, units, len(rows))
     base = newest_manifest(config.output)
     options = _recorded_options(config, dataset)
@@ -128,6 +129,8 @@ def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
     then = manifest.options
     if then["min_score"] > config.min_score:
         raise InputError(f"--previous {config.previous}: has pairs from {then['min_score']} on only; mine without it")
+    if then.get("scores") != SCORE_VERSION:
+        raise InputError(f"--previous {config.previous}: its scores were computed otherwise, once; mine without it")
     for name in ("top_k", "max_pairs"):
         if then[name]:
             raise InputError(f"--previous {config.previous}: has the best alone (--{name} {then[name]})")
@@ -139,7 +142,7 @@ def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
 def _recorded_options(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
     """What decides which pairs there are: the question, and the rows that it is asked of."""
     asked = ("min_score", "top_k", "max_pairs", "duplicates", "with_text", "groups")
-    return {name: getattr(config, name) for name in asked} | {"rows": rows_digest(dataset)}
+    return {name: getattr(config, name) for name in asked} | {"rows": rows_digest(dataset), "scores": SCORE_VERSION}
 
 
 def _estimate(config: MineConfig, sample: pa.Table, units: np.ndarray, n_rows: int) -> Estimate:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transforms.bounds import normalize
+from transforms.units import normalize
 
 Match = tuple[int, int, np.float32]  # row of the queries, row of the corpus, score
 

@@ -1,15 +1,9 @@
-"""Upper bounds on cosines that an int8 matrix product can compute: what lets an exact search skip exact work.
+"""Bounds on cosines that a product of short codes can compute: what lets an exact search skip exact work.
 
-A block of vectors becomes small integer codes whose products, plus a proven margin, are never below the score. The
+A block of vectors becomes codes of 8 or 16 bits whose products, plus a proven margin, are never below the score. The
 codes only choose which pairs to look at: every pair is decided by its score (`transforms.similarity`), so neither the
-filter nor the machine it was tuned on can change a result.
-
-**The score.** `normalize` puts unit vectors on the grid of multiples of 2^-26. Products of two coordinates are
-multiples of 2^-52, and any partial sum of a dot product is at most |x||y| < 2 (Cauchy-Schwarz): a whole number of them
-below 2^53, which float64 holds. So float64 sums are *exact*, in any order, with or without FMA, in BLAS, numpy or on a
-GPU. The score is x.y / (|x| |y|) in float64, rounded to float32: a function of the two vectors alone, symmetric, and 1
-for equal ones. The grid moves a coordinate by 2^-27 (above 0.25 by float32's own rounding, 2^-25), hence a score by
-1e-8 typically and by `SCORE_ERROR` at worst.
+filter nor the machine it was tuned on can change a result. Vectors x here are of unit length and on the grid
+(`transforms.units`).
 
 **The bound.** Let Q be k orthonormal rows and t = sqrt(|x|^2 - |Qx|^2) the length of the rest. With z = (Qx, t),
 x.y = Qx.Qy + rest.rest <= zx.zy by Cauchy-Schwarz; any rotation of z keeps it, and a longer t only raises it. With the
@@ -30,74 +24,34 @@ SLACK covers what is left, together below 2.2e-6: |x| |y| >= 1 - 2e-6, the round
 rows that are orthonormal to 1e-12 (checked) and the float64 arithmetic of the threshold. z - scale q is computed in
 float32, which moves it by 2^-24 (|z| + scale |q| + |z - scale q|) < 2e-7: CODE_SLACK in d. A float32 sum of n squares
 is off by a share of n 2^-24 at most.
+
+**Coordinates as codes.** Where the machine multiplies bfloat16 fast and all of a vector is coded, z = x, scale = 1 and
+q is x rounded to bfloat16, at a fifth of the cost. Their products are added up in float32, off by d 2^-24 |qx| |qy| at
+most in any order; twice that, for units that round otherwise than to nearest, is shared out to ex and ey.
+
+**From below.** Without a basis there is no rest, and z is x rotated: the product is near x.y from both sides, so that a
+score is at least scale_x scale_y qx.qy less the same margin. A product that was rounded to bfloat16, with its 8 bits,
+is off by half of the last one's place at most. So the k-th best of a query has a bound before any score is computed.
 """
 
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from transforms.products import code_dtype
 from transforms.threads import in_threads
+from transforms.units import checked, chunks, normalize_chunk, refuse_norms
 
-GRID = 2.0**26
 UNIT = 2.0**-24
 """Half the distance from 1 to the next float32."""
-SCORE_ERROR = 1e-6
-"""Largest |score - cosine|, for up to 1,024 dimensions; 1e-8 is typical."""
 LONGEST = 1 + 1e-6
 SLACK = 3e-6
 CODE_SLACK = 3e-7
-CHUNK_ROWS = 512
 ROW_MULTIPLE, WIDTH_MULTIPLE = 32, 8
 """What int8 products on CUDA ask for; zero rows and columns of codes change no product."""
-
-
-def normalize(vectors: np.ndarray) -> np.ndarray:
-    """`(n, d)` vectors -> `(n, d)` float32 of norm 1 within 1e-6, on the grid.
-
-    Done twice it is as done once, and a row's result depends on that row alone.
-
-    Raises ValueError naming the rows that are zero or not finite: they have no cosine.
-    """
-    vectors = _checked(vectors)
-    units, norms = np.empty_like(vectors), np.empty(len(vectors))
-    for rows in _chunks(len(vectors)):
-        units[rows], norms[rows] = _normalize_chunk(vectors[rows])
-    _refuse_norms(norms)
-    return units
-
-
-def _checked(vectors: np.ndarray) -> np.ndarray:
-    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-    if vectors.ndim != 2:
-        raise ValueError(f"expected (n, d) vectors, got shape {vectors.shape}")
-    return vectors
-
-
-def _refuse_norms(norms: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if len(bad):
-        named = ", ".join(map(str, bad[:10])) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-        raise ValueError(f"vectors that are zero or not finite have no cosine: rows {named}")
-
-
-@np.errstate(invalid="ignore", divide="ignore")
-def _normalize_chunk(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Units, and the norms that they had. `sum(axis=1)` has one order; BLAS and einsum follow the CPU's width."""
-    wide = vectors.astype(np.float64)
-    norms = np.sqrt(np.square(wide).sum(axis=1))
-    done = np.abs(norms - 1) <= np.sqrt(vectors.shape[1]) / GRID / 2 + 2**-23
-    for some in (slice(0, 8), slice(8, None)):  # most that are not on the grid show it at once
-        if done.any():
-            on_grid = vectors[:, some] * np.float32(GRID)
-            done &= (np.rint(on_grid) == on_grid).all(axis=1)
-    wide /= np.where(done, 1.0, norms)[:, None] / GRID
-    np.rint(wide, out=wide)
-    return wide.astype(np.float32) * np.float32(1 / GRID), norms
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,7 +59,7 @@ class Filter:
     """How vectors become codes. Picklable; ships to workers as a side input, so that all blocks meet one filter.
 
     basis: (dims - 1, d) float64 orthonormal rows; None takes all of a vector and no rest
-    rotation: (dims, dims) float64 orthonormal, spreads a vector evenly over its codes
+    rotation: (dims, dims) float64 orthonormal, spreads a vector evenly over its codes; coordinates as codes do without
     why: a sentence for the user
     """
 
@@ -137,7 +91,7 @@ class Filter:
 
     @property
     def name(self) -> str:
-        return f"int8-{len(self.rotation)}" if self.basis is None else f"prefix-{len(self.rotation)}"
+        return f"{'whole' if self.basis is None else 'prefix'}-{len(self.rotation)}"
 
     @property
     def digest(self) -> str:
@@ -146,13 +100,13 @@ class Filter:
         return hashlib.blake2b(b"|".join(arrays), digest_size=16).hexdigest()
 
 
-def int8_filter(dims: int, seed: int = 0) -> Filter:
-    """int8 codes of all dimensions."""
+def whole_filter(dims: int, seed: int = 0) -> Filter:
+    """Codes of all dimensions."""
     return Filter(None, _random_rotation(dims, seed))
 
 
 def prefix_filter(axes: np.ndarray, dims: int, seed: int = 0) -> Filter:
-    """int8 codes of the first `dims - 1` of `principal_axes`, and of the length of the rest; 1 < dims <= d."""
+    """Codes of the first `dims - 1` of `principal_axes`, and of the length of the rest; 1 < dims <= d."""
     return Filter(np.ascontiguousarray(axes[: dims - 1]), _random_rotation(dims, seed))
 
 
@@ -174,9 +128,11 @@ class PreparedBlock:
 
     units: (n, d) float32 on the grid, on the block's device
     norms: (n,) float64, their exact lengths, within 1e-6 of 1
-    codes: (n rounded up, dims rounded up) whole numbers up to 127, int8 or bfloat16 (`transforms.products`)
-    scale: what an int8 code counts for
+    codes: (n rounded up, dims rounded up) whole numbers up to 127, int8 or bfloat16 (`transforms.products`), or
+        coordinates in bfloat16
+    scale: what a code of 1 counts for
     error: by how much a row's codes may be off, at most
+    whole: nothing of a row is left out of its codes, so products bound scores from below, too
     """
 
     units: torch.Tensor
@@ -185,6 +141,7 @@ class PreparedBlock:
     scale: float
     error: float
     filter_digest: str
+    whole: bool
 
     def __len__(self) -> int:
         return len(self.units)
@@ -192,50 +149,91 @@ class PreparedBlock:
 
 def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu", threads: int = 1) -> PreparedBlock:
     """`(n, d)` vectors of any length -> block. Raises ValueError naming zero and non-finite rows (as `normalize`)."""
-    vectors = _checked(vectors)
-    units, before, norms = np.empty_like(vectors), np.empty(len(vectors)), np.empty(len(vectors))
-    z = np.empty((len(vectors), len(filter.rotation)), dtype=np.float32)
-    codes = np.zeros([-(-n // m) * m for n, m in zip(z.shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)], np.int8)
+    vectors, dims = checked(vectors), len(filter.rotation)
+    units, norms = np.empty_like(vectors), np.empty(len(vectors))
+    dtype, whole = code_dtype(device, dims), filter.basis is None
+    coordinates = whole and dtype == torch.bfloat16
+    codes = _no_codes((len(vectors), dims), dtype)
+
+    def normalize_rows(rows: slice) -> float:
+        norms[rows] = normalize_chunk(vectors[rows], units[rows])
+        return _round(units[rows], codes[rows, :dims]) if coordinates else 0.0
+
+    scale, error = 1.0, max(in_threads(normalize_rows, chunks(len(units)), threads), default=0.0)
+    refuse_norms(norms)
+    if coordinates:
+        error += 1.1 * dims * UNIT
+    else:
+        scale, error = _to_integers(units, norms, filter, codes[:, :dims], threads)
+    on_device = [tensor.to(device) for tensor in (torch.from_numpy(units), torch.from_numpy(norms), codes)]
+    return PreparedBlock(on_device[0], on_device[1], on_device[2], scale, error, filter.digest, whole)
+
+
+def _round(units: np.ndarray, codes: torch.Tensor) -> float:
+    """Coordinates into bfloat16; the most that a row is moved by that."""
+    exact = torch.from_numpy(units)
+    codes.copy_(exact)
+    return _longest((exact - codes.float()).numpy())
+
+
+def _to_integers(
+    units: np.ndarray, norms: np.ndarray, filter: Filter, codes: torch.Tensor, threads: int
+) -> tuple[float, float]:
+    """Whole numbers of what the filter keeps of a vector, into `codes`; their scale, and how far off a row may be."""
+    z = np.empty((len(units), len(filter.rotation)), dtype=np.float32)
 
     def bound(rows: slice) -> float:
-        units[rows], before[rows] = _normalize_chunk(vectors[rows])
-        z[rows], norms[rows] = _bound_vectors(units[rows], filter)
+        z[rows] = _bound_vectors(units[rows], norms[rows], filter)
         return float(np.abs(z[rows]).max())
 
     def quantize(rows: slice) -> float:
-        codes[rows, : z.shape[1]], error = _quantize(z[rows], scale)
+        whole, error = _quantize(z[rows], scale)
+        codes[rows] = torch.from_numpy(whole)
         return error
 
-    scale = float(np.float32(max(in_threads(bound, _chunks(len(units)), threads), default=1.0) / 127))
-    _refuse_norms(before)
-    error = max(in_threads(quantize, _chunks(len(units)), threads), default=0.0)
-    error = (error + filter.moved) * (1 + 2 * filter.longer)
-    on_device = [torch.from_numpy(array).to(device) for array in (units, norms, codes)]
-    kept = on_device[2].to(code_dtype(device, codes.shape[1]))
-    return PreparedBlock(on_device[0], on_device[1], kept, scale, error, filter.digest)
+    scale = float(np.float32(max(in_threads(bound, chunks(len(units)), threads), default=1.0) / 127))
+    error = max(in_threads(quantize, chunks(len(units)), threads), default=0.0)
+    return scale, (error + filter.moved) * (1 + 2 * filter.longer)
+
+
+def _no_codes(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(
+        [-(-n // m) * m for n, m in zip(shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)], dtype=dtype
+    )
 
 
 def threshold(a: PreparedBlock, b: PreparedBlock, min_score: np.ndarray | float) -> np.ndarray:
     """The least product of codes that a pair with `min_score` can have (the proof is in the module's docstring)."""
+    return (np.asarray(min_score, dtype=np.float64) - _margin(a, b)) / (a.scale * b.scale)
+
+
+def score_bounds(a: PreparedBlock, b: PreparedBlock, products: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the most that pairs with such products can score, float32, of the products' shape."""
+    if not (a.whole and b.whole):
+        raise ValueError("codes of a part of the vectors bound scores from above alone; use whole_filter")
+    wide = products.double().cpu().numpy()
+    half = 2.0**-9 if products.dtype == torch.bfloat16 else 0.0  # of its last place
+    rounded = np.ldexp(half, np.frexp(wide)[1])
+    scale, margin = a.scale * b.scale, _margin(a, b)
+    least, most = (wide - rounded) * scale - margin, (wide + rounded) * scale + margin
+    return least.astype(np.float32), most.astype(np.float32)
+
+
+def _margin(a: PreparedBlock, b: PreparedBlock) -> float:
     if a.filter_digest != b.filter_digest:
         raise ValueError("blocks prepared by different filters cannot be compared")
-    margin = (a.error + b.error) * LONGEST + a.error * b.error
-    least = (np.asarray(min_score, dtype=np.float64) - SLACK - margin) / (a.scale * b.scale)
-    return np.floor(np.maximum(least, -(2.0**31))).astype(np.int32)
+    return (a.error + b.error) * LONGEST + a.error * b.error + SLACK
 
 
 @np.errstate(invalid="ignore")
-def _bound_vectors(units: np.ndarray, filter: Filter) -> tuple[np.ndarray, np.ndarray]:
-    """z of the bound, `(n, dims)` float32, and |x|. The product goes by torch, which keeps to the thread that it is
-    called on."""
-    wide = units.astype(np.float64)
-    squares = np.einsum("ij,ij->i", wide, wide)
+def _bound_vectors(units: np.ndarray, norms: np.ndarray, filter: Filter) -> np.ndarray:
+    """z of the bound, `(n, dims)` float32. The product goes by torch, which keeps to the thread it is called on."""
     projection, rest_axis = filter.projection
     z = _multiply(torch.from_numpy(units), projection).numpy()
     if filter.basis is not None:
-        rest = np.sqrt(np.maximum(squares - np.einsum("ij,ij->i", z, z), 0) + filter.longer)
+        rest = np.sqrt(np.maximum(np.square(norms) - np.einsum("ij,ij->i", z, z), 0) + filter.longer)
         z += rest.astype(np.float32)[:, None] * rest_axis
-    return z, np.sqrt(squares)
+    return z
 
 
 def _multiply(units: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
@@ -254,10 +252,10 @@ def _float32_is_kept() -> bool:
 def _quantize(z: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
     """int8 codes and e. With a block's largest coordinate as code 127, none is clipped."""
     codes = np.rint(z / np.float32(scale))
-    rest = z - codes * np.float32(scale)
-    longest = float(np.einsum("ij,ij->i", rest, rest).max())
-    return codes, float(np.sqrt(longest * (1 + z.shape[1] * 2**-24))) + CODE_SLACK
+    return codes, _longest(z - codes * np.float32(scale))
 
 
-def _chunks(n: int) -> Iterator[slice]:
-    return (slice(start, min(start + CHUNK_ROWS, n)) for start in range(0, n, CHUNK_ROWS))
+def _longest(rest: np.ndarray) -> float:
+    """Length of the longest row, no less than it is."""
+    squares = float(np.einsum("ij,ij->i", rest, rest).max())
+    return float(np.sqrt(squares * (1 + rest.shape[1] * 2**-24))) + CODE_SLACK

@@ -1,9 +1,9 @@
-"""Products of small integer codes, by what this machine multiplies fastest.
+"""Products of short codes, by what this machine multiplies fastest.
 
-int8 codes give int32 products, exactly. bfloat16 holds the same codes, and its products are the exact ones rounded to
-bfloat16: sums below 2^24 are exact in the float32 that adds them up. Rounding is monotone, so a product at or above a
-bound is still at or above it when both are rounded, and nothing is lost; a few more pairs are looked at. Matrix units
-(AMX) make it twice as fast as torch's int8 product, and it writes half the bytes.
+int8 codes give int32 products, exactly. bfloat16 holds the same whole numbers, and its products are the exact ones
+rounded to bfloat16: sums below 2^24 are exact in the float32 that adds them up. Rounding is monotone, so a product at
+or above a bound is still at or above it when both are rounded, and nothing is lost; a few more pairs are looked at.
+Matrix units (AMX) make it twice as fast as torch's int8 product, and it writes half the bytes.
 """
 
 import functools
@@ -16,13 +16,14 @@ import torch
 from transforms.device import has_fast_bfloat16
 
 LARGEST = 127
+MOST_DIMS = 2**24 // LARGEST**2
+"""Whose products of whole numbers float32 adds up exactly."""
 PRODUCT_OF = {torch.int8: torch.int32, torch.bfloat16: torch.bfloat16}
 
 
 def code_dtype(device: str, dims: int) -> torch.dtype:
     """What codes of `dims` dimensions are kept in: int8, or bfloat16 where that multiplies faster, and rightly."""
-    fits = dims * LARGEST**2 < 2**24
-    return torch.bfloat16 if device == "cpu" and fits and _bfloat16_pays() else torch.int8
+    return torch.bfloat16 if device == "cpu" and dims <= MOST_DIMS and _bfloat16_pays() else torch.int8
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
@@ -37,16 +38,22 @@ def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None
 
 
 def comparable(products: torch.Tensor, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Products on a CPU, and the int32 bounds on them, as integers whose order is theirs.
+    """Products on a CPU, and the bounds on them, as integers whose order is theirs.
 
     The bits of positive bfloat16 numbers are in order, and all negative ones are below them, as int16. A bound of 0 or
     less lets everything pass.
     """
+    least = np.atleast_1d(least)
     if products.dtype != torch.bfloat16:
-        return products.numpy(), least
-    rounded = torch.from_numpy(np.atleast_1d(least).astype(np.float32)).bfloat16().view(torch.int16).numpy()
-    bounds = np.where(np.atleast_1d(least) > 0, rounded, np.iinfo(np.int16).min)
+        return products.numpy(), whole_bounds(least)
+    rounded = torch.from_numpy(least.astype(np.float32)).bfloat16().view(torch.int16).numpy()
+    bounds = np.where(least > 0, rounded, np.iinfo(np.int16).min)
     return products.view(torch.int16).numpy(), bounds.astype(np.int16)
+
+
+def whole_bounds(least: np.ndarray) -> np.ndarray:
+    """The same bounds for whole numbers, int32."""
+    return np.floor(np.maximum(least, -(2.0**31))).astype(np.int32)
 
 
 def seconds(function: Callable[[], object], runs: int = 5) -> float:
@@ -79,10 +86,11 @@ def _bfloat16_pays() -> bool:
     """Whether bfloat16 products are those of whole numbers, rounded once to the nearest, and faster than int8 ones."""
     if not has_fast_bfloat16("cpu"):
         return False
-    codes = torch.randint(-LARGEST, LARGEST + 1, (1024, 128), generator=torch.Generator().manual_seed(0))
-    small, low = codes.to(torch.int8), codes.bfloat16()
-    if not torch.equal(low @ low.t(), (codes.float() @ codes.float().t()).bfloat16()):
+    codes = torch.randint(-LARGEST, LARGEST + 1, (256, MOST_DIMS), generator=torch.Generator().manual_seed(0))
+    if not torch.equal(codes.bfloat16() @ codes.bfloat16().t(), (codes.float() @ codes.float().t()).bfloat16()):
         return False
+    codes = codes.repeat(4, 1)[:, :128]  # small products would not show it
+    small, low = codes.to(torch.int8), codes.bfloat16()
     products = {dtype: torch.empty(1024, 1024, dtype=dtype) for dtype in PRODUCT_OF.values()}
     taken = [seconds(functools.partial(multiply, c, c, products[PRODUCT_OF[c.dtype]]), 3) for c in (low, small)]
     return taken[0] < taken[1]

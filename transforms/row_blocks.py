@@ -13,7 +13,7 @@ from schemas import storage
 from schemas.dataset import Dataset, open_dataset
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import PartEntry
-from transforms.bounds import normalize
+from transforms.units import normalize
 
 SAMPLED_PARTS = 128
 """Parts that a sample reads at most: of more, random ones stand for all."""

@@ -1,6 +1,6 @@
-"""Exact cosine similarity of blocks of rows: tiles of int8 products find candidates, float64 scores decide them.
+"""Exact cosine similarity of blocks of rows: tiles of products of codes find candidates, float64 scores decide them.
 
-A work item is two blocks. Its tiles (1,024 x 2,048 pairs) are multiplied as int8 codes into a buffer that is used
+A work item is two blocks. Its tiles (1,024 x 2,048 pairs) are multiplied as codes into a buffer that is used
 again, candidates are the products above a proven threshold (`transforms.bounds`), and each is scored exactly. What
 comes out depends on the vectors alone: not on tile, block, filter, thread or machine.
 """
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from transforms.bounds import ROW_MULTIPLE, PreparedBlock, threshold
-from transforms.products import PRODUCT_OF, comparable, multiply
+from transforms.products import PRODUCT_OF, comparable, multiply, whole_bounds
 from transforms.threads import in_threads
 
 TILE, TALL_TILE = (1024, 2048), (4096, 1024)
@@ -53,7 +53,7 @@ def pairs_in_blocks(
 ) -> Iterator[Pairs]:
     """Every pair of a row of `a` and a row of `b` whose score is at least `min_score`, in chunks of one tile at most.
 
-    min_score: rounded to float32, as scores are; a function is asked again for each tile (`BestPairs.min_score`)
+    min_score: rounded to float32, as scores are; a function is asked again for each tile
     same: `a` and `b` are one block; pairs have row_a < row_b, and tiles wholly below the diagonal are skipped
     threads: tiles at a time, one core each; beside the blocks 15 MB a thread, 150 where most of a tile passes
     """
@@ -151,7 +151,8 @@ def scores_of(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: np.nda
 
 
 def _find_on_device(products: torch.Tensor, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    bound = torch.as_tensor(least, dtype=products.dtype, device=products.device)
+    exact = products.dtype == torch.int32
+    bound = torch.as_tensor(whole_bounds(least) if exact else least, dtype=products.dtype, device=products.device)
     found = torch.nonzero(products >= bound).cpu().numpy()
     return found[:, 0], found[:, 1]
 

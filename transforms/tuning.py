@@ -5,9 +5,8 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from transforms.bounds import Filter, PreparedBlock, int8_filter, prefix_filter, prepare, principal_axes, threshold
+from transforms.bounds import Filter, PreparedBlock, prefix_filter, prepare, principal_axes, threshold, whole_filter
 from transforms.products import seconds
 from transforms.similarity import DENSE, Buffers, find_at_least, products_of, scores_of, tiles
 from transforms.threads import in_threads
@@ -19,32 +18,36 @@ MEASURE_ROWS, FIT_ROWS = 1024, 4096
 """Of the sample, rows to measure candidates on, and rows to fit with in all: more would cost more than it gains."""
 COLD = 2.5
 """Rows to be scored come from all over a block, a few hundred a tile: so much slower than the same few in a cache."""
+SOON_NSEC = 0.8e9
+"""Of one core. Fitting takes a quarter of that on one core, while the others wait, and at best halves the rest."""
 Z95 = 1.96
 STRIP_ROWS = 1024
 THRESHOLD_STEP = 0.01
 
 
-def fit_filter(
-    sample: np.ndarray, min_score: float | None = None, *, top_k: int = 0, n_rows: int = 0, seed: int = 0
-) -> Filter:
+def fit_filter(sample: np.ndarray, min_score: float, *, pairs: float = np.inf, seed: int = 0) -> Filter:
     """The filter that costs least a pair here, by its survivors on the sample and the time of its tile on this machine.
 
     sample: (m, d) unit vectors, random rows of the data
-    min_score: the threshold; where it is None, `top_k` of `n_rows` rows are looked for
+    min_score: the threshold
+    pairs: to be compared in all; where a filter that needs no fitting has them done soon, it is taken
     The choice moves speed alone; no result depends on it.
     """
-    return next(in_threads(lambda _: _fit(sample, min_score, top_k, n_rows, seed), [None], 1))
+    return next(in_threads(lambda _: _fit(sample, min_score, pairs, seed), [None], 1))
 
 
-def _fit(sample: np.ndarray, min_score: float | None, top_k: int, n_rows: int, seed: int) -> Filter:
+def _fit(sample: np.ndarray, min_score: float, pairs: float, seed: int) -> Filter:
     """On one thread, as tiles are."""
     sample = np.random.default_rng(seed).permutation(sample)[:FIT_ROWS]
     measured = sample[: min(MEASURE_ROWS, max(len(sample) // 4, 64))]
-    axes = principal_axes(sample[len(measured) :] if len(sample) > 2 * len(measured) else sample)
     dims = sample.shape[1]
-    choices = [*(prefix_filter(axes, d, seed) for d in PREFIXES if d < dims), int8_filter(dims, seed)]
-    floor = _floor(measured, sample, min_score, top_k, n_rows)
-    costs = _costs(choices, measured, floor)
+    whole = whole_filter(dims, seed)
+    cost = _costs([whole], measured, min_score)[0]
+    if pairs * cost.nsec < SOON_NSEC:
+        return dataclasses.replace(whole, why=f"{whole.name}: {cost}; fitting another would take longer")
+    axes = principal_axes(sample[len(measured) :] if len(sample) > 2 * len(measured) else sample)
+    choices = [*(prefix_filter(axes, d, seed) for d in PREFIXES if d < dims), whole]
+    costs = _costs(choices, measured, min_score)
     best = min(range(len(choices)), key=lambda i: costs[i].nsec)
     others = "; ".join(f"{f.name} {c}" for i, (f, c) in enumerate(zip(choices, costs, strict=True)) if i != best)
     why = f"{choices[best].name} costs least on {len(measured):,} sampled rows: {costs[best]} ({others or 'no other'})"
@@ -59,17 +62,7 @@ class Cost(NamedTuple):
         return f"{self.nsec:.2f} ns a pair, {self.survivors:.1e} of them scored"
 
 
-def _floor(measured: np.ndarray, sample: np.ndarray, min_score: float | None, top_k: int, n_rows: int) -> np.ndarray:
-    """The score that a pair must reach, `(m, 1)`: for top k, what the matching quantile of a row's scores is in the
-    sample."""
-    if min_score is not None:
-        return np.full((len(measured), 1), min_score)
-    place = min(max(round(top_k * len(sample) / max(n_rows, 1)), 1) + 1, len(sample))  # the row itself is one
-    scores = (torch.from_numpy(measured) @ torch.from_numpy(sample).t()).numpy()
-    return np.partition(scores, -place, axis=1)[:, -place, None].astype(np.float64)
-
-
-def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> list[Cost]:
+def _costs(choices: list[Filter], measured: np.ndarray, min_score: float) -> list[Cost]:
     """Cost of each filter: its tile's time, the shortest of several, and its survivors at the time of one score."""
     blocks = [prepare(measured, choice) for choice in choices]
     buffers = Buffers(blocks[0])
@@ -79,7 +72,7 @@ def _costs(choices: list[Filter], measured: np.ndarray, floor: np.ndarray) -> li
     score_nsec = COLD * seconds(lambda: scores_of(blocks[0], some, blocks[0], some[::-1].copy())) / len(some) * 1e9
 
     def find(block: PreparedBlock) -> int:
-        least = threshold(block, block, floor[:n_rows])
+        least = threshold(block, block, min_score)
         return len(find_at_least(products_of(block, block, tile, buffers), least, buffers)[0])
 
     survivors = [max(find(block) - n_rows, 0) / n_pairs for block in blocks]  # each row finds itself

@@ -34,14 +34,19 @@ TARGETS = {
 }
 
 
-def prepared(queries: np.ndarray, corpus: np.ndarray, **wanted: Any) -> tuple[Any, list[tuple[int, Any]], dict]:
-    """The queries, and the corpus in blocks as `jobs.join` cuts it, under a filter that is fitted to it."""
-    from transforms.bounds import normalize, prepare
+def prepared(
+    queries: np.ndarray, corpus: np.ndarray, min_score: float | None
+) -> tuple[Any, list[tuple[int, Any]], dict]:
+    """The queries, and the corpus in blocks as `jobs.join` cuts it, under the filter that it takes."""
+    from transforms.bounds import prepare, whole_filter
     from transforms.tuning import FIT_ROWS, fit_filter
+    from transforms.units import normalize
 
     sample = np.random.default_rng(0).choice(len(corpus), min(FIT_ROWS, len(corpus)), replace=False)
     started = time.perf_counter()
-    choice = fit_filter(normalize(corpus[sample]), **wanted)
+    choice = whole_filter(corpus.shape[1])
+    if min_score is not None:
+        choice = fit_filter(normalize(corpus[sample]), min_score, pairs=len(queries) * len(corpus))
     fitted = time.perf_counter()
     starts = range(0, len(corpus), BLOCK_ROWS)
     blocks = [(s, prepare(corpus[s : s + BLOCK_ROWS], choice, threads=cpu_threads())) for s in starts]
@@ -53,7 +58,7 @@ def prepared(queries: np.ndarray, corpus: np.ndarray, **wanted: Any) -> tuple[An
 def ours_top_k(queries: np.ndarray, corpus: np.ndarray, top_k: int) -> tuple[Matches, dict[str, Any]]:
     from transforms.top_k import TopK, top_k_in_blocks
 
-    left, blocks, said = prepared(queries, corpus, min_score=None, top_k=top_k, n_rows=len(corpus))
+    left, blocks, said = prepared(queries, corpus, None)
     best = TopK.empty(len(queries), top_k)
     for start, block in blocks:
         ranks = np.arange(start, start + len(block))
@@ -64,7 +69,7 @@ def ours_top_k(queries: np.ndarray, corpus: np.ndarray, top_k: int) -> tuple[Mat
 def ours_min_score(queries: np.ndarray, corpus: np.ndarray, min_score: float) -> tuple[Matches, dict[str, Any]]:
     from transforms.similarity import pairs_in_blocks
 
-    left, blocks, said = prepared(queries, corpus, min_score=min_score)
+    left, blocks, said = prepared(queries, corpus, min_score)
     rows, cols = [], []
     for start, block in blocks:
         for found in pairs_in_blocks(left, block, min_score, threads=cpu_threads()):

@@ -30,7 +30,7 @@ from transforms.device import cpu_threads
 WORDNET = Path("/usr/share/wordnet")
 GROWTH_ROWS = (12_500, 25_000, 50_000, 100_000)
 CLUSTER_ROWS = 10
-BLOCK_ROWS = 32_768
+BLOCK_ROWS = 65_536
 UNDECIDED = 1e-6
 TARGETS = {"real": {"sentence-transformers": 20, "faiss": 5}, "synthetic": {"sentence-transformers": 8}}
 Pairs = tuple[np.ndarray, np.ndarray]
@@ -43,7 +43,7 @@ def mine_ours(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, A
     from transforms.tuning import FIT_ROWS, fit_filter
 
     sample = np.random.default_rng(0).choice(len(vectors), min(FIT_ROWS, len(vectors)), replace=False)
-    choice = fit_filter(normalize(vectors[sample]), min_score)
+    choice = fit_filter(normalize(vectors[sample]), min_score, pairs=len(vectors) * (len(vectors) - 1) / 2)
     starts = range(0, len(vectors), BLOCK_ROWS)
     blocks = [prepare(vectors[start : start + BLOCK_ROWS], choice, threads=cpu_threads()) for start in starts]
     rows: list[np.ndarray] = []

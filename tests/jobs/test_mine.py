@@ -377,7 +377,7 @@ def test_the_summary_says_what_was_found(run: Miner, made: Any) -> None:
     assert said["histogram"]["0.80-0.85"] == sum(s < np.float32(0.85) for s in scores.values())
     assert [tuple(pair[:2]) for pair in said["best"]] == best_first(scores)[:10]
     assert all([text_of[a], text_of[b]] == [x, y] for a, b, _, x, y in said["best"])
-    assert said["filter"].startswith("int8-32 costs least") and said["estimate"]["pairs"] > 0
+    assert said["filter"].startswith("whole-32: ") and said["estimate"]["pairs"] > 0
     text = run(source, 0.8).stdout
     assert f"{len(scores):,} pairs at 0.8 or above, of 3,000 rows" in text
     assert all(text_of[a] in text for a, _ in best_first(scores)[:10])

@@ -16,7 +16,7 @@ from schemas.dataset import open_dataset
 from schemas.matches import matches_schema
 from tests.datasets import clustered, write_dataset
 from tests.matches import Match, brute_matches, exact_scores, greedy
-from transforms.bounds import Filter, int8_filter
+from transforms.bounds import Filter, whole_filter
 from transforms.join import _ranges, _rectangles
 from transforms.join_best import best_of_block, free_pairs, match_one_to_one, ranked
 from transforms.join_matches import KnownBest, _FindMatches, rectangles
@@ -133,7 +133,7 @@ def test_matches_are_the_brute_force_whatever_the_blocks_and_ties(
     wanted = brute_matches(exact_scores(corpus if itself else queries, corpus), corpus_ids, itself=itself, **asked)
     if one_to_one:
         wanted = greedy(wanted, query_ids, corpus_ids)
-    carry_out(plan, int8_filter(3))
+    carry_out(plan, whole_filter(3))
     assert read_matches(plan) == wanted
     details = open_dataset(plan.output).manifest.details
     matched = len({query for query, *_ in wanted})
@@ -146,7 +146,7 @@ def test_rows_of_one_id_are_rows_of_their_own_and_ties_between_them_are_by_row(t
     corpus = write_dataset(tmp_path / "corpus", np.ones((6, 4), np.float32), ids, part_rows=4)
     queries = write_dataset(tmp_path / "queries", np.ones((2, 4), np.float32), ["q", "q"])
     plan = plan_of(tmp_path, corpus, queries, (1, 2), top_k=4)
-    carry_out(plan, int8_filter(4))
+    carry_out(plan, whole_filter(4))
     rows = open_dataset(plan.output).read().to_pylist()
     assert [(r["query_id"], r["corpus_id"], r["rank"]) for r in rows] == [
         ("q", i, n) for _ in range(2) for n, i in enumerate(["a", "a", "a", "b"], 1)
@@ -192,10 +192,10 @@ def test_later_runs_of_the_corpus_are_searched_no_lower_than_earlier_ones_found(
     corpus, _ = make(tmp_path, "corpus", np.concatenate([vectors[:20]] * 2 + [vectors[20:]]), ["x"] * 220)
     queries, _ = make(tmp_path, "queries", vectors[:20], ["q"] * 20)
     plan = plan_of(tmp_path, corpus, queries, (20, 10), top_k=2)
-    carry_out(plan, int8_filter(16))
+    carry_out(plan, whole_filter(16))
     fresh = _FindMatches(plan.matching)
     fresh.setup()
-    files = [f for item in _rectangles(plan) for f in fresh.process(item, int8_filter(16))]
+    files = [f for item in _rectangles(plan) for f in fresh.process(item, whole_filter(16))]
     assert sum(f.pairs for f in files) == 2 * 40  # at 1 in both copies, and of all other runs nothing
 
 
@@ -206,9 +206,9 @@ def test_an_item_that_was_settled_is_not_compared_again(tmp_path: Path, monkeypa
     items = list(_rectangles(plan))
     first.setup()
     second.setup()
-    made = [f for item in items for f in first.process(item, int8_filter(8))]
+    made = [f for item in items for f in first.process(item, whole_filter(8))]
     monkeypatch.delattr("transforms.join_matches.load_rows")
-    assert [f for item in items for f in second.process(item, int8_filter(8))] == made
+    assert [f for item in items for f in second.process(item, whole_filter(8))] == made
     assert settled(plan.matching.work, "matches-0-0-1") is not None
 
 

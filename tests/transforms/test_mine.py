@@ -13,7 +13,7 @@ from jobs.mine_plan import MineConfig, make_plan
 from schemas.dataset import open_dataset
 from schemas.pairs import PAIRS_SCHEMA
 from tests.datasets import clustered, write_dataset
-from transforms.bounds import int8_filter
+from transforms.bounds import whole_filter
 from transforms.compare import Floor, compare, load_block
 from transforms.duplicate_texts import DuplicateGroups, Limits, equal_texts, groups_table, hash_texts, save_groups
 from transforms.expand import Comparison, expanded, portions
@@ -86,7 +86,7 @@ def test_compared_blocks_expand_to_the_pairs_of_all_rows(
     stands = {text: min(i for i, t in zip(ids, texts, strict=True) if t == text) for text in texts}
     wide = vectors[[ids.index(stands[text]) for text in texts]].astype(np.float64)
     wide /= np.linalg.norm(wide, axis=1, keepdims=True)
-    blocks = [load_block(b, job, int8_filter(16), groups) for b in plan_blocks(N, 100)]
+    blocks = [load_block(b, job, whole_filter(16), groups) for b in plan_blocks(N, 100)]
     assert sum(len(b.numbers) for b in blocks) == len(set(texts))
     found = {}
     with pytest.MonkeyPatch().context() as patch:
@@ -109,7 +109,7 @@ def test_compared_blocks_expand_to_the_pairs_of_all_rows(
 
 def test_the_bar_ends_at_all_pairs(tmp_path: Path) -> None:
     job, groups, *_ = job_of(tmp_path)
-    block = load_block(RowBlock(0, 0, N), job, int8_filter(16), groups)
+    block = load_block(RowBlock(0, 0, N), job, whole_filter(16), groups)
     before = PROGRESS.pairs
     list(compare(block, block, job, Floor(0, 0.8), True))
     assert PROGRESS.pairs - before == len(block.numbers) * (len(block.numbers) - 1) // 2

@@ -12,22 +12,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import bounds, products, similarity, tuning
+from transforms import bounds, products, similarity, top_k, tuning
 from transforms.bounds import (
-    GRID,
-    SCORE_ERROR,
     Filter,
     PreparedBlock,
-    int8_filter,
-    normalize,
     prefix_filter,
     prepare,
     principal_axes,
+    score_bounds,
     threshold,
+    whole_filter,
 )
 from transforms.similarity import Buffers, Tile, pairs_in_blocks, products_of, scores_of
-from transforms.top_k import NO_RANK, BestPairs, TopK, top_k_in_blocks
+from transforms.top_k import NO_RANK, TopK, top_k_in_blocks
 from transforms.tuning import estimate_pairs, fit_filter, threshold_for
+from transforms.units import GRID, SCORE_ERROR, normalize
 
 SHAPES = ["gaussian", "equal", "opposite", "near", "tiny_tail", "dominant_axis", "clustered", "low_rank", "mixed"]
 SLOW = settings(max_examples=40, deadline=None)
@@ -71,13 +70,13 @@ def make(shape: str, n: int, dims: int, seed: int) -> np.ndarray:
 def filters(units: np.ndarray) -> list[Filter]:
     dims = units.shape[1]
     flat, axes = np.eye(dims), principal_axes(units)
-    return [int8_filter(dims), Filter(None, flat), *(prefix_filter(axes, d) for d in {2, dims // 3, dims} if d > 1)]
+    return [whole_filter(dims), Filter(None, flat), *(prefix_filter(axes, d) for d in {2, dims // 3, dims} if d > 1)]
 
 
-def brute(units: np.ndarray) -> np.ndarray:
-    wide = units.astype(np.float64)
-    norms = np.sqrt(np.square(wide).sum(axis=1))
-    return (wide @ wide.T / (norms[:, None] * norms)).astype(np.float32)
+def brute(units: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    left, right = (rows.astype(np.float64) for rows in (units, units if others is None else others))
+    norms = [np.sqrt(np.square(wide).sum(axis=1)) for wide in (left, right)]
+    return (left @ right.T / (norms[0][:, None] * norms[1])).astype(np.float32)
 
 
 def found(a: PreparedBlock, b: PreparedBlock, min_score: float, first_a: int = 0, first_b: int = 0, **options) -> dict:
@@ -119,7 +118,7 @@ def test_zero_and_non_finite_rows_are_refused_by_number(bad):
     raw = make("gaussian", 20, 8, 0)
     raw[[3, 17]] = 0
     raw[[3, 17], 1] = bad
-    for refuse in (normalize, lambda v: prepare(v, int8_filter(8))):
+    for refuse in (normalize, lambda v: prepare(v, whole_filter(8))):
         with pytest.raises(ValueError, match=r"rows 3, 17$"):
             refuse(raw)
     with pytest.raises(ValueError, match=re.escape("and 10 more")):
@@ -134,9 +133,13 @@ def test_no_product_is_below_the_threshold_of_its_own_score(one, other):
     one, other = one[:, :dims] + np.float32(1e-3), other[:, :dims] + np.float32(1e-3)
     for choice in filters(normalize(one)):
         a, b = prepare(one, choice), prepare(other, choice)
-        products = a.codes.int().numpy() @ b.codes.int().numpy().T
-        scores = (a.units.double() @ b.units.double().T / (a.norms[:, None] * b.norms)).float().numpy()
-        assert (products[: len(a), : len(b)] >= threshold(a, b, scores)).all(), choice.name
+        made = products_of(a, b, Tile(slice(0, len(a)), slice(0, len(b))), Buffers(a))
+        scores = brute(normalize(one), normalize(other))
+        values, least = products.comparable(made, threshold(a, b, scores))
+        assert (values >= least).all(), choice.name
+        if choice.basis is None:
+            least, most = score_bounds(a, b, made)
+            assert (least <= scores).all() and (scores <= most).all()
 
 
 @pytest.mark.parametrize("precision", ["highest", "medium"])
@@ -146,7 +149,7 @@ def test_the_bound_holds_where_torch_is_told_to_multiply_float32_in_bfloat16(pre
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
-        rows, choice = torch.from_numpy(normalize(raw)), int8_filter(384)
+        rows, choice = torch.from_numpy(normalize(raw)), whole_filter(384)
         z = bounds._multiply(rows, choice.projection[0]).double()
         exact = rows.double() @ torch.from_numpy(choice.rotation).t()
         assert (z - exact).norm(dim=1).max() < choice.moved
@@ -155,11 +158,11 @@ def test_the_bound_holds_where_torch_is_told_to_multiply_float32_in_bfloat16(pre
         bounds._float32_is_kept.cache_clear()
 
 
-def test_half_the_margin_would_lose_a_pair():
+def test_half_the_margin_would_lose_a_pair(codes):
     """Rounding errors that all point along the vector: the margin is what it must be, not what happened to do."""
-    dims = 384
+    dims = 384 if codes is torch.int8 else 1001  # every 0.0316 is 0.36 % above its bfloat16
     raw = np.ones((3, dims), dtype=np.float32)
-    raw[2] = np.eye(dims)[0]  # sets the scale, and every 0.051 is 6.48 codes
+    raw[2] = np.eye(dims)[0]  # sets the scale of whole numbers, and every 0.051 is 6.48 of them
     block = prepare(raw, Filter(None, np.eye(dims)))
     assert found(block, block, 1.0, same=True) == {(0, 1): np.float32(1)}
     halved = dataclasses.replace(block, error=block.error / 2)
@@ -195,10 +198,10 @@ def test_pairs_do_not_depend_on_row_order(raw, min_score, random):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_score_is_the_same_alone_in_any_batch_and_in_either_order(shape, monkeypatch):
-    block = prepare(make(shape, 90, 384, 1), int8_filter(384))
+    block = prepare(make(shape, 90, 384, 1), whole_filter(384))
     n = len(block)
     rows, cols = (grid.ravel() for grid in np.meshgrid(np.arange(n), np.arange(n)))
-    want = brute(block.units.numpy())[rows, cols]
+    want = brute(normalize(make(shape, 90, 384, 1)))[rows, cols]
     assert (scores_of(block, rows, block, cols) == want).all()
     assert (scores_of(block, cols, block, rows) == want).all()
     assert (similarity._scores_on_device(block, rows, block, cols) == want).all()
@@ -213,7 +216,7 @@ def test_a_score_is_the_same_alone_in_any_batch_and_in_either_order(shape, monke
 @given(vectors)
 def test_equal_vectors_score_one_and_opposite_ones_minus_one(raw):
     both = np.concatenate([raw, raw, -raw])
-    block = prepare(both, int8_filter(raw.shape[1]))
+    block = prepare(both, whole_filter(raw.shape[1]))
     rows = np.arange(len(raw))
     assert (scores_of(block, rows, block, rows + len(raw)) == 1).all()
     assert (scores_of(block, rows, block, rows + 2 * len(raw)) == -1).all()
@@ -221,7 +224,7 @@ def test_equal_vectors_score_one_and_opposite_ones_minus_one(raw):
 
 
 def test_threads_change_neither_pairs_nor_their_order_nor_the_callers_threads():
-    block = prepare(make("clustered", 700, 48, 2), int8_filter(48))
+    block = prepare(make("clustered", 700, 48, 2), whole_filter(48))
     before = torch.get_num_threads()
     one, three = (list(pairs_in_blocks(block, block, 0.7, same=True, tile=(64, 128), threads=t)) for t in (1, 3))
     assert len(one) == len(three) > 20
@@ -235,7 +238,7 @@ def _saturating(a, b, out=None):
 
 @pytest.mark.parametrize("broken", [None, _saturating])
 def test_without_a_right_int8_product_floats_find_the_same(broken, monkeypatch):
-    block = prepare(make("clustered", 300, 384, 3), int8_filter(384))
+    block = prepare(make("clustered", 300, 384, 3), whole_filter(384))
     want = found(block, block, 0.8, same=True)
     if broken:
         monkeypatch.setattr(torch, "_int_mm", broken)
@@ -281,7 +284,7 @@ def test_a_crowded_mask_and_a_sparse_one_are_scanned_alike():
 
 
 def test_candidates_on_a_device_are_those_of_the_flat_scan(codes):
-    block = prepare(make("clustered", 200, 48, 4), int8_filter(48))
+    block = prepare(make("clustered", 200, 48, 4), whole_filter(48))
     buffers = Buffers(block)
     products = products_of(block, block, Tile(slice(0, 200), slice(32, 190)), buffers)
     lowest = -1 if codes is torch.int8 else 0.2  # below 0, bfloat16's scan lets everything pass
@@ -293,16 +296,16 @@ def test_candidates_on_a_device_are_those_of_the_flat_scan(codes):
 def test_blocks_of_different_filters_tiles_of_odd_size_and_skewed_filters_are_refused():
     raw = make("gaussian", 40, 12, 5)
     with pytest.raises(ValueError, match="different filters"):
-        list(pairs_in_blocks(prepare(raw, int8_filter(12)), prepare(raw, int8_filter(12, seed=1)), 0.5))
+        list(pairs_in_blocks(prepare(raw, whole_filter(12)), prepare(raw, whole_filter(12, seed=1)), 0.5))
     with pytest.raises(ValueError, match="multiples of 32"):
-        list(pairs_in_blocks(prepare(raw, int8_filter(12)), prepare(raw, int8_filter(12)), 0.5, tile=(33, 32)))
+        list(pairs_in_blocks(prepare(raw, whole_filter(12)), prepare(raw, whole_filter(12)), 0.5, tile=(33, 32)))
     with pytest.raises(ValueError, match="orthonormal"):
         Filter(None, np.eye(4) * 1.001)
 
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_blocks_of_no_row_and_of_one_have_no_pairs_of_their_own(rows):
-    block = prepare(np.ones((rows, 8), dtype=np.float32), int8_filter(8))
+    block = prepare(np.ones((rows, 8), dtype=np.float32), whole_filter(8))
     assert found(block, block, 0.1, same=True) == {}
 
 
@@ -328,7 +331,7 @@ def test_top_k_is_the_brute_force_with_ties_by_rank(raw, k, min_score, itself, d
         np.fill_diagonal(scores, -2)
     want = brute_top_k(scores, ranks, k, -1.5 if min_score is None else min_score)
     cut = data.draw(st.integers(0, len(raw)))
-    choice = data.draw(st.sampled_from(filters(normalize(raw))))
+    choice = whole_filter(raw.shape[1])
     queries, parts = prepare(raw, choice), [(raw[cut:], ranks[cut:]), (raw[:cut], ranks[:cut])]
     options = {"min_score": min_score, "own": ranks if itself else None, "tile": (32, 32)}
     running, apart = TopK.empty(len(raw), k), []
@@ -343,42 +346,40 @@ def test_top_k_is_the_brute_force_with_ties_by_rank(raw, k, min_score, itself, d
 
 def test_top_k_of_many_equal_rows_is_the_lowest_ranks():
     raw = np.ones((500, 8), dtype=np.float32)
-    block = prepare(raw, int8_filter(8))
+    block = prepare(raw, whole_filter(8))
     ranks = np.arange(500)[::-1].copy()
     best = top_k_in_blocks(block, block, ranks, TopK.empty(500, 3), own=ranks, tile=(64, 64), threads=2)
     assert best.ranks[0].tolist() == [0, 1, 2] and best.ranks[-1].tolist() == [1, 2, 3]
     assert (best.ranks != ranks[:, None]).all() and (best.ranks != NO_RANK).all()
 
 
-@SLOW
-@given(vectors, st.integers(1, 400), st.sampled_from([-1.5, 0.5]), st.randoms(use_true_random=False))
-def test_best_pairs_are_the_best_whatever_the_order(raw, n, floor, random):
-    raw = np.concatenate([raw, raw])
-    pairs = sorted(expected(brute(normalize(raw)), floor).items(), key=lambda p: (-p[1], p[0]))[:n]
-    choice = int8_filter(raw.shape[1])
-    blocks = [(start, prepare(raw[start : start + 40], choice)) for start in range(0, len(raw), 40)]
-    items = list(itertools.combinations_with_replacement(blocks, 2))
-    random.shuffle(items)
-    workers = [BestPairs(n, floor), BestPairs(n, floor)]
-    for at, ((i, a), (j, b)) in enumerate(items):
-        best = workers[at % 2]
-        for chunk in pairs_in_blocks(a, b, best.min_score, same=i == j, tile=(32, 32)):
-            best.add(chunk.rows_a + i, chunk.rows_b + j, chunk.scores)
-            best._compact()  # as it does by itself once there are many
-    whole = pickle.loads(pickle.dumps(workers[0]))
-    whole.merge(workers[1])
-    a, b, scores = whole.result()
-    assert list(zip(zip(a.tolist(), b.tolist(), strict=True), scores, strict=True)) == pairs
-    assert len(pairs) < n or whole.min_score() == pairs[-1][1]
+@pytest.mark.parametrize("most_pending", [0, 50, 1 << 20])
+@pytest.mark.parametrize("dense", [0, 0.06, 2])
+def test_top_k_is_the_same_however_many_matches_wait_for_their_scores(dense, most_pending, monkeypatch):
+    raw = make("clustered", 900, 48, 12)
+    ranks = np.random.default_rng(0).permutation(900)
+    want = brute_top_k(brute(normalize(raw))[:200], ranks, 5, -1.5)
+    monkeypatch.setattr(top_k, "DENSE", dense)
+    monkeypatch.setattr(top_k, "MOST_PENDING", most_pending)
+    queries, corpus = prepare(raw[:200], whole_filter(48)), prepare(raw, whole_filter(48))
+    assert same_top_k(top_k_in_blocks(queries, corpus, ranks, TopK.empty(200, 5), tile=(64, 96), threads=2), want)
 
 
-def test_best_pairs_hold_no_more_than_they_must(monkeypatch):
-    monkeypatch.setattr("transforms.top_k.COMPACT_PAIRS", 0)
-    best, rng = BestPairs(100, 0.0), np.random.default_rng(0)
-    for start in range(0, 100_000, 50):
-        best.add(np.arange(start, start + 50), np.full(50, 10**6), rng.random(50).astype(np.float32))
-        assert best.held <= 200
-    assert best.min_score() > 0.99
+def test_few_of_the_pairs_that_pass_are_scored(monkeypatch):
+    """What the bounds of products are for: four scores or so for each match, not one for each that once passed."""
+    raw, scored = make("gaussian", 4000, 48, 13), []
+    whole = top_k.scores_of
+    monkeypatch.setattr(top_k, "scores_of", lambda a, r, b, c: [scored.append(len(r)), whole(a, r, b, c)][1])
+    block = prepare(raw, whole_filter(48))
+    top_k_in_blocks(block, block, np.arange(4000), TopK.empty(4000, 3), tile=(1024, 256))
+    assert 3 * 4000 <= sum(scored) < 4 * 3 * 4000
+
+
+def test_top_k_by_a_filter_that_leaves_something_out_is_refused():
+    raw = make("gaussian", 200, 16, 5)
+    block = prepare(raw, prefix_filter(principal_axes(normalize(raw)), 8))
+    with pytest.raises(ValueError, match="whole_filter"):
+        top_k_in_blocks(block, block, np.arange(200), TopK.empty(200, 3))
 
 
 @pytest.fixture(scope="module")
@@ -428,13 +429,14 @@ def test_the_fitted_filter_follows_the_threshold_ships_and_says_why(monkeypatch)
     spectrum = 1 / np.arange(1, 385) ** 0.7
     units = normalize(rng.standard_normal((4096, 384)) * spectrum)
     high, low = fit_filter(units, 0.9), fit_filter(units, 0.7)
-    assert (high.name, low.name) == ("prefix-64", "int8-384")
-    assert high.why.startswith(f"{high.name} costs least on 1,024 sampled rows: ") and "int8-384" in high.why
+    assert (high.name, low.name) == ("prefix-64", "whole-384")
+    assert high.why.startswith(f"{high.name} costs least on 1,024 sampled rows: ") and "whole-384" in high.why
     shipped = pickle.loads(pickle.dumps(high))
     assert shipped.digest == high.digest != low.digest
     monkeypatch.undo()
-    assert fit_filter(units, top_k=10, n_rows=10**6).name
-    assert fit_filter(units[:3, :5], 0.5).name == "int8-5"
+    soon = fit_filter(units, 0.9, pairs=10**6)
+    assert soon.name == "whole-384" and "fitting another would take longer" in soon.why
+    assert fit_filter(units[:3, :5], 0.5).name == "whole-5"
 
 
 @pytest.mark.model
@@ -453,7 +455,7 @@ def test_every_filter_finds_the_paraphrases_of_real_sentences(bundled_model):
     assert np.abs(scores - raw.astype(np.float64) @ raw.T.astype(np.float64)).max() < SCORE_ERROR
     for choice in (
         *(prefix_filter(principal_axes(units), d) for d in (64, 128)),
-        int8_filter(384),
+        whole_filter(384),
         fit_filter(units, 0.7),
     ):
         block = prepare(raw, choice)
