@@ -196,10 +196,13 @@ def _to_integers(
     return scale, (error + filter.moved) * (1 + 2 * filter.longer)
 
 
-def _no_codes(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(
-        [-(-n // m) * m for n, m in zip(shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)], dtype=dtype
-    )
+def _no_codes(shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """Room for codes; zeros beyond them."""
+    padded = [-(-n // m) * m for n, m in zip(shape, (ROW_MULTIPLE, WIDTH_MULTIPLE), strict=True)]
+    codes = torch.empty(padded, dtype=dtype)
+    codes[shape[0] :] = 0
+    codes[:, shape[1] :] = 0
+    return codes
 
 
 def threshold(a: PreparedBlock, b: PreparedBlock, min_score: np.ndarray | float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What computes: device, threads, precision."""
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -70,14 +71,16 @@ def has_fast_bfloat16(device: str) -> bool:
         import torch
 
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu" or platform.system() != "Linux":
-        return False
-    flags = set()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith(("flags", "Features")):
-            flags = set(line.split(":", 1)[1].split())
-            break
-    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+    return device == "cpu" and bool(cpu_flags() & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@functools.lru_cache
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, as Linux names it; nothing elsewhere."""
+    if platform.system() != "Linux":
+        return frozenset()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return frozenset(next((line.split() for line in lines if line.startswith(("flags", "Features"))), ()))
 
 
 def cpu_threads() -> int:

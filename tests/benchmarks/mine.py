@@ -38,9 +38,10 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 def mine_ours(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, Any]]:
     """The kernel, in blocks as `jobs.mine` cuts them."""
-    from transforms.bounds import normalize, prepare
+    from transforms.bounds import prepare
     from transforms.similarity import pairs_in_blocks
     from transforms.tuning import FIT_ROWS, fit_filter
+    from transforms.units import normalize
 
     sample = np.random.default_rng(0).choice(len(vectors), min(FIT_ROWS, len(vectors)), replace=False)
     choice = fit_filter(normalize(vectors[sample]), min_score, pairs=len(vectors) * (len(vectors) - 1) / 2)

@@ -504,6 +504,19 @@ def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Pat
     assert found.status == 2 and "is a dataset of embeddings" in found.stderr
 
 
+def test_an_earlier_output_of_other_arithmetic_is_not_mixed_in(
+    run: Miner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = write_versions(tmp_path)
+    with monkeypatch.context() as once:
+        once.setattr("jobs.mine_plan.SCORE_VERSION", 1)
+        before = run(old, 0.8)
+    found = run(new, 0.8, "--previous", before.output)
+    assert found.status == 2 and "its scores were computed otherwise" in found.stderr
+    again = run(old, 0.8, output=before.output)  # nor is it taken for what this version would find
+    assert again.manifest.version == 2 and again.manifest.options["scores"] == 2
+
+
 @pytest.mark.faults
 def test_killed_while_comparing_the_same_command_goes_on(
     run: Miner, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
