@@ -41,9 +41,9 @@ import hashlib
 import numpy as np
 import torch
 
-from transforms.products import code_dtype
+from transforms.products import LARGEST, code_dtype
 from transforms.threads import in_threads
-from transforms.units import checked, chunks, normalize_chunk, refuse_norms
+from transforms.units import checked, chunks, normalize, normalize_chunk, refuse_norms
 
 UNIT = 2.0**-24
 """Half the distance from 1 to the next float32."""
@@ -118,16 +118,21 @@ def principal_axes(sample: np.ndarray) -> np.ndarray:
 
 
 def _random_rotation(dims: int, seed: int) -> np.ndarray:
-    rotation, _ = torch.linalg.qr(torch.from_numpy(np.random.default_rng(seed).standard_normal((dims, dims))))
-    return rotation.contiguous().numpy()
+    """A cosine transform behind random signs (Ailon and Chazelle, The fast Johnson-Lindenstrauss transform, 2009): it
+    spreads a vector as well as any rotation, and there is nothing to factorise."""
+    places = np.arange(dims)
+    turns = (2 * places + 1) * places[:, None] % (4 * dims)  # a cosine of many turns would be off
+    rows = np.cos(np.pi / (2 * dims) * turns) * np.sqrt(2 / dims)
+    rows[0] /= np.sqrt(2)
+    return rows * np.random.default_rng(seed).choice([-1.0, 1.0], dims)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PreparedBlock:
     """Rows ready to be compared. About d (4 + 2) bytes a row, or less with a prefix.
 
-    units: (n, d) float32 on the grid, on the block's device
-    norms: (n,) float64, their exact lengths, within 1e-6 of 1
+    units: (n, d) float32 that `on_grid` makes unit vectors, on the block's device; the vectors themselves where it can
+    norms: (n,) float64, the exact lengths of the unit vectors, within 1e-6 of 1
     codes: (n rounded up, dims rounded up) whole numbers up to 127, int8 or bfloat16 (`transforms.products`), or
         coordinates in bfloat16
     scale: what a code of 1 counts for
@@ -150,21 +155,28 @@ class PreparedBlock:
 def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu", threads: int = 1) -> PreparedBlock:
     """`(n, d)` vectors of any length -> block. Raises ValueError naming zero and non-finite rows (as `normalize`)."""
     vectors, dims = checked(vectors), len(filter.rotation)
-    units, norms = np.empty_like(vectors), np.empty(len(vectors))
+    norms, near = np.empty(len(vectors)), np.empty(len(vectors), dtype=bool)
     dtype, whole = code_dtype(device, dims), filter.basis is None
     coordinates = whole and dtype == torch.bfloat16
     codes = _no_codes((len(vectors), dims), dtype)
+    z = np.empty((0 if coordinates else len(vectors), dims), dtype=np.float32)
 
-    def normalize_rows(rows: slice) -> float:
-        norms[rows] = normalize_chunk(vectors[rows], units[rows])
-        return _round(units[rows], codes[rows, :dims]) if coordinates else 0.0
+    def code(rows: slice) -> float:
+        """What is needed of all rows: the largest error of coordinates, or the largest number of z."""
+        units = np.empty_like(vectors[rows])
+        norms[rows], near[rows] = normalize_chunk(vectors[rows], units)
+        if coordinates:
+            return _round(units, codes[rows, :dims])
+        z[rows] = _bound_vectors(units, norms[rows], filter)
+        return float(np.abs(z[rows]).max())
 
-    scale, error = 1.0, max(in_threads(normalize_rows, chunks(len(units)), threads), default=0.0)
+    largest = max(in_threads(code, chunks(len(vectors)), threads), default=1.0)
     refuse_norms(norms)
     if coordinates:
-        error += 1.1 * dims * UNIT
+        scale, error = 1.0, largest + 1.1 * dims * UNIT
     else:
-        scale, error = _to_integers(units, norms, filter, codes[:, :dims], threads)
+        scale, error = _to_integers(z, largest, filter, codes[:, :dims], threads)
+    units = vectors if near.all() else normalize(vectors, threads)
     on_device = [tensor.to(device) for tensor in (torch.from_numpy(units), torch.from_numpy(norms), codes)]
     return PreparedBlock(on_device[0], on_device[1], on_device[2], scale, error, filter.digest, whole)
 
@@ -177,22 +189,17 @@ def _round(units: np.ndarray, codes: torch.Tensor) -> float:
 
 
 def _to_integers(
-    units: np.ndarray, norms: np.ndarray, filter: Filter, codes: torch.Tensor, threads: int
+    z: np.ndarray, largest: float, filter: Filter, codes: torch.Tensor, threads: int
 ) -> tuple[float, float]:
-    """Whole numbers of what the filter keeps of a vector, into `codes`; their scale, and how far off a row may be."""
-    z = np.empty((len(units), len(filter.rotation)), dtype=np.float32)
-
-    def bound(rows: slice) -> float:
-        z[rows] = _bound_vectors(units[rows], norms[rows], filter)
-        return float(np.abs(z[rows]).max())
+    """z as whole numbers, into `codes`; their scale, and by how much a row's may be off."""
+    scale = float(np.float32(largest / LARGEST))
 
     def quantize(rows: slice) -> float:
         whole, error = _quantize(z[rows], scale)
         codes[rows] = torch.from_numpy(whole)
         return error
 
-    scale = float(np.float32(max(in_threads(bound, chunks(len(units)), threads), default=1.0) / 127))
-    error = max(in_threads(quantize, chunks(len(units)), threads), default=0.0)
+    error = max(in_threads(quantize, chunks(len(z)), threads), default=0.0)
     return scale, (error + filter.moved) * (1 + 2 * filter.longer)
 
 

@@ -16,6 +16,7 @@ import torch
 from transforms.bounds import ROW_MULTIPLE, PreparedBlock, threshold
 from transforms.products import PRODUCT_OF, comparable, multiply, whole_bounds
 from transforms.threads import in_threads
+from transforms.units import GRID, on_grid
 
 TILE, TALL_TILE = (1024, 2048), (4096, 1024)
 """Rows of the one block, rows of the other: 8 MiB of products, which the second-level cache nearly holds."""
@@ -145,8 +146,8 @@ def scores_of(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: np.nda
     scores = np.empty(len(rows), dtype=np.float32)
     for start in range(0, len(rows), SCORE_ROWS):
         some = slice(start, start + SCORE_ROWS)
-        wide = left[rows[some]].astype(np.float64), right[cols[some]].astype(np.float64)
-        scores[some] = np.einsum("ij,ij->i", *wide) / (norms_a[rows[some]] * norms_b[cols[some]])
+        dots = np.einsum("ij,ij->i", on_grid(left[rows[some]]), on_grid(right[cols[some]]))
+        scores[some] = dots / (norms_a[rows[some]] * norms_b[cols[some]] * GRID**2)
     return scores
 
 
@@ -162,8 +163,8 @@ def _scores_on_device(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols
     scores = [np.empty(0, dtype=np.float32)]
     for start in range(0, len(rows), DEVICE_SCORE_ROWS):
         i, j = rows[start : start + DEVICE_SCORE_ROWS], cols[start : start + DEVICE_SCORE_ROWS]
-        dots = torch.linalg.vecdot(a.units[i].double(), b.units[j].double())
-        scores.append((dots / (a.norms[i] * b.norms[j])).float().cpu().numpy())
+        dots = torch.linalg.vecdot(_on_grid(a.units[i]), _on_grid(b.units[j]))
+        scores.append((dots / (a.norms[i] * b.norms[j] * GRID**2)).float().cpu().numpy())
     return np.concatenate(scores)
 
 
@@ -171,6 +172,10 @@ def tile_scores_of(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: n
     """As `scores_of`, of pairs of one tile: where most of it passes, a product of the whole is cheaper. Same bits."""
     if len(rows) < DENSE * (tile.rows.stop - tile.rows.start) * (tile.cols.stop - tile.cols.start):
         return scores_of(a, rows, b, cols)
-    whole = a.units[tile.rows].double() @ b.units[tile.cols].double().t()
-    whole /= a.norms[tile.rows, None] * b.norms[tile.cols]
+    whole = _on_grid(a.units[tile.rows]) @ _on_grid(b.units[tile.cols]).t()
+    whole /= a.norms[tile.rows, None] * b.norms[tile.cols] * GRID**2
     return whole.float().cpu().numpy()[rows - tile.rows.start, cols - tile.cols.start]
+
+
+def _on_grid(units: torch.Tensor) -> torch.Tensor:
+    return units.double().mul_(GRID).round_()

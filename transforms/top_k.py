@@ -187,7 +187,8 @@ class _Strip:
         k-th score of all at theirs or above."""
         unbounded, k = np.flatnonzero(self.floor == UNBOUNDED), self.best.scores.shape[1]
         if len(unbounded) and products.shape[1] > k:
-            least = torch.topk(products[unbounded], k + 1, dim=1, sorted=False).values.amin(dim=1)
+            some = products if len(unbounded) == len(products) else products[unbounded]
+            least = torch.topk(some, k + 1, dim=1, sorted=False).values.amin(dim=1)
             self.floor[unbounded] = np.maximum(UNBOUNDED, score_bounds(self.queries, self.corpus, least)[0])
 
     def _raise_floor(self) -> None:

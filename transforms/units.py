@@ -15,6 +15,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from transforms.threads import in_threads
+
 GRID = 2.0**26
 NEAR_ONE = 2.0**-20
 SCORE_ERROR = 1e-6
@@ -24,7 +26,7 @@ SCORE_VERSION = 2
 CHUNK_ROWS = 1024
 
 
-def normalize(vectors: np.ndarray) -> np.ndarray:
+def normalize(vectors: np.ndarray, threads: int = 1) -> np.ndarray:
     """`(n, d)` vectors -> `(n, d)` float32 of norm 1 within 1e-6, on the grid.
 
     Done twice it is as done once, and a row's result depends on that row alone.
@@ -33,8 +35,11 @@ def normalize(vectors: np.ndarray) -> np.ndarray:
     """
     vectors = checked(vectors)
     units, norms = np.empty_like(vectors), np.empty(len(vectors))
-    for rows in chunks(len(vectors)):
-        norms[rows] = normalize_chunk(vectors[rows], units[rows])
+
+    def normalize_rows(rows: slice) -> None:
+        norms[rows], _ = normalize_chunk(vectors[rows], units[rows])
+
+    list(in_threads(normalize_rows, chunks(len(vectors)), threads))
     refuse_norms(norms)
     return units
 
@@ -61,19 +66,27 @@ def chunks(n: int) -> Iterator[slice]:
 
 
 @np.errstate(invalid="ignore", divide="ignore", over="ignore")
-def normalize_chunk(vectors: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Puts unit vectors on the grid into `units`; their exact lengths, `(n,)` float64, NaN of rows that have none."""
+def normalize_chunk(vectors: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Puts unit vectors on the grid into `units`. Their exact lengths, `(n,)` float64, NaN of rows that have none; and
+    of which rows rounding alone made them, `(n,)` bool."""
     np.multiply(vectors, np.float32(GRID), out=units)
     np.rint(units, out=units)
     units *= np.float32(1 / GRID)
     norms = _lengths(units)
-    others = ~(np.abs(norms - 1) <= NEAR_ONE)
-    if others.any():
-        wide = vectors[others].astype(np.float64)
+    near = np.abs(norms - 1) <= NEAR_ONE
+    if not near.all():
+        wide = vectors[~near].astype(np.float64)
         wide /= np.sqrt(np.square(wide).sum(axis=1))[:, None]  # in one order; einsum's and BLAS's are the CPU's
-        units[others] = np.rint(wide * GRID) / GRID
-        norms[others] = _lengths(units[others])
-    return norms
+        units[~near] = np.rint(wide * GRID) / GRID
+        norms[~near] = _lengths(units[~near])
+    return norms, near
+
+
+def on_grid(units: np.ndarray) -> np.ndarray:
+    """Coordinates as float64 whole numbers of 1 / GRID; of such as are near unit length before."""
+    wide = units.astype(np.float64)
+    wide *= GRID
+    return np.rint(wide, out=wide)
 
 
 def _lengths(units: np.ndarray) -> np.ndarray:

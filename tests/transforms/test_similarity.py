@@ -94,8 +94,17 @@ def expected(scores: np.ndarray, min_score: float) -> dict:
     return {(int(i), int(j)): scores[i, j] for i, j in zip(rows, cols, strict=True)}
 
 
+def unit_or_not(raw: np.ndarray, unit: bool) -> np.ndarray:
+    """As a model that normalises makes them: of unit length but for float32's rounding, and not on the grid."""
+    return raw / np.linalg.norm(raw, axis=1, keepdims=True) if unit else raw
+
+
 vectors = st.builds(
-    make, st.sampled_from(SHAPES), st.integers(2, 90), st.sampled_from([3, 7, 24, 65, 130]), st.integers(0, 2**16)
+    unit_or_not,
+    st.builds(
+        make, st.sampled_from(SHAPES), st.integers(2, 90), st.sampled_from([3, 7, 24, 65, 130]), st.integers(0, 2**16)
+    ),
+    st.booleans(),
 )
 
 
@@ -196,12 +205,15 @@ def test_pairs_do_not_depend_on_row_order(raw, min_score, random):
     assert moved == found(here, here, min_score, same=True)
 
 
+@pytest.mark.parametrize("unit", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_score_is_the_same_alone_in_any_batch_and_in_either_order(shape, monkeypatch):
-    block = prepare(make(shape, 90, 384, 1), whole_filter(384))
+def test_a_score_is_the_same_alone_in_any_batch_and_in_either_order(shape, unit, monkeypatch):
+    raw = unit_or_not(make(shape, 90, 384, 1), unit)
+    block = prepare(raw, whole_filter(384))
+    assert np.shares_memory(block.units.numpy(), raw) == unit
     n = len(block)
     rows, cols = (grid.ravel() for grid in np.meshgrid(np.arange(n), np.arange(n)))
-    want = brute(normalize(make(shape, 90, 384, 1)))[rows, cols]
+    want = brute(normalize(raw))[rows, cols]
     assert (scores_of(block, rows, block, cols) == want).all()
     assert (scores_of(block, cols, block, rows) == want).all()
     assert (similarity._scores_on_device(block, rows, block, cols) == want).all()
