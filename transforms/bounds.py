@@ -37,6 +37,7 @@ is off by half of the last one's place at most. So the k-th best of a query has 
 import dataclasses
 import functools
 import hashlib
+import warnings
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ import torch
 from transforms.products import LARGEST, code_dtype
 from transforms.threads import in_threads
 from transforms.units import checked, chunks, normalize, normalize_chunk, refuse_norms
+
+# Vectors come as Arrow holds them, which nobody may write to. Nobody does.
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 UNIT = 2.0**-24
 """Half the distance from 1 to the next float32."""
