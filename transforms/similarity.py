@@ -82,11 +82,11 @@ def tiles(n_rows: int, n_cols: int, tile: tuple[int, int]) -> Iterator[Tile]:
         yield Tile(slice(top, min(top + tile[0], n_rows)), slice(left, min(left + tile[1], n_cols)))
 
 
-def tile_of(block: PreparedBlock) -> tuple[int, int]:
+def tile_of(block: PreparedBlock, wide: tuple[int, int] = TILE, tall: tuple[int, int] = TALL_TILE) -> tuple[int, int]:
     """What suits the block's device and its codes: of bfloat16, the right-hand ones are repacked for each tile."""
     if block.codes.device.type != "cpu":
         return DEVICE_TILE
-    return TALL_TILE if block.codes.dtype == torch.bfloat16 else TILE
+    return tall if block.codes.dtype == torch.bfloat16 else wide
 
 
 class Buffers(threading.local):

@@ -14,12 +14,12 @@ import torch
 from transforms.bounds import ROW_MULTIPLE, PreparedBlock, score_bounds, threshold
 from transforms.similarity import (
     DENSE,
-    DEVICE_TILE,
     Buffers,
     Tile,
     find_at_least,
     products_of,
     scores_of,
+    tile_of,
     tile_scores_of,
 )
 from transforms.threads import in_threads
@@ -81,7 +81,7 @@ def top_k_in_blocks(
     least = np.full(len(queries), UNBOUNDED, dtype=np.float32)
     if min_score is not None:
         least = np.maximum(least, np.asarray(min_score, dtype=np.float32))
-    buffers = Buffers(queries, _even(tile or _tile_of(queries), len(queries), threads))
+    buffers = Buffers(queries, _even(tile or tile_of(queries, TILE, TALL_TILE), len(queries), threads))
 
     def strip(top: int) -> TopK:
         rows = slice(top, min(top + buffers.tile[0], len(queries)))
@@ -92,12 +92,6 @@ def top_k_in_blocks(
 
     strips = list(in_threads(strip, range(0, len(queries), buffers.tile[0]), threads))
     return TopK(np.concatenate([s.scores for s in strips]), np.concatenate([s.ranks for s in strips]))
-
-
-def _tile_of(block: PreparedBlock) -> tuple[int, int]:
-    if block.codes.device.type != "cpu":
-        return DEVICE_TILE
-    return TALL_TILE if block.codes.dtype == torch.bfloat16 else TILE
 
 
 def _even(tile: tuple[int, int], n: int, threads: int) -> tuple[int, int]:
