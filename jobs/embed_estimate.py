@@ -15,7 +15,7 @@ from transforms.inputs import LINE_FORMATS
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, beginning, parquet_row_groups, read_ahead, read_rows
+from transforms.sources import BadFile, Row, beginnings, parquet_row_groups, read_rows
 
 PROBES = 20
 SAMPLE_ROWS = 1000
@@ -80,7 +80,7 @@ def seconds_since_start() -> float:
 def _probes(plan: Plan, options: BlockOptions) -> Iterator[_Probe]:
     """Rows from places that are evenly spread over the bytes to do; a file that is read whole only from its start."""
     places = list(dict.fromkeys(_places(plan)))
-    for piece, start in zip(places, read_ahead(map(beginning, places)), strict=True):
+    for piece, start in beginnings(places):
         texts: list[str] = []
         rows = last = 0
         try:

@@ -3,8 +3,8 @@
 import csv
 import dataclasses
 import io
+import itertools
 from collections import Counter
-from collections.abc import Iterator
 
 from schemas.errors import InputError, RunFailed
 from schemas.rejects import BLANK_REASONS, Reason, Reject
@@ -12,7 +12,7 @@ from schemas.splits import Slice
 from transforms.inputs import LINE_FORMATS
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, beginning, columns_of, parquet_row_groups, read_ahead, read_head, read_rows
+from transforms.sources import BadFile, Row, beginnings, columns_of, parquet_row_groups, read_head, read_rows
 
 SAMPLE_ROWS = 1000
 HEAD_BYTES = 1 << 20
@@ -37,7 +37,7 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
     rejects: list[Reject] = []
     input_bytes = 0
     first: Slice | None = None
-    for piece, start in _beginnings(plan):
+    for piece, start in itertools.chain.from_iterable(beginnings(split.slices) for split in plan.todo):
         first = first or piece
         before, last = len(good) + len(rejects), 0
         try:
@@ -61,12 +61,6 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
         _check_fields(good, rejects, options, first)
     _check_broken(len(good), rejects)
     return Sample(tuple(row.text for row in good), max(1, input_bytes))
-
-
-def _beginnings(plan: Plan) -> Iterator[tuple[Slice, Slice]]:
-    """Each piece, and the same for who reads first rows."""
-    for split in plan.todo:
-        yield from zip(split.slices, read_ahead(map(beginning, split.slices)), strict=True)
 
 
 def bytes_of(piece: Slice, rows: int, last: int) -> int:

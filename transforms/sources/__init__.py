@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from schemas.rejects import Reject
 from schemas.splits import Slice
-from transforms.sources.chunks import beginning, read_ahead, read_head
+from transforms.sources.chunks import beginning, beginnings, read_ahead, read_head
 from transforms.sources.delimited import delimited_columns, read_delimited
 from transforms.sources.jsonl import jsonl_columns, read_jsonl
 from transforms.sources.names import FORMATS, detect
@@ -20,7 +20,7 @@ __all__ = [
     "BlankLine",
     "ReadOptions",
     "Row",
-    "beginning",
+    "beginnings",
     "columns_of",
     "detect",
     "kept_schema",

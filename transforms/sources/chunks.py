@@ -8,7 +8,7 @@ import bz2
 import contextlib
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import zstandard
@@ -75,6 +75,11 @@ def _range(piece: Slice) -> tuple[FileInfo, int, int | None]:
 def beginning(piece: Slice) -> Slice:
     """The same piece for a reader that takes some rows of it and leaves: little is requested at once."""
     return piece._replace(size=0)
+
+
+def beginnings(pieces: Sequence[Slice]) -> Iterator[tuple[Slice, Slice]]:
+    """Each piece, and its `beginning`, read ahead."""
+    return zip(pieces, read_ahead(map(beginning, pieces)), strict=True)
 
 
 @contextlib.contextmanager
