@@ -2,7 +2,8 @@
 
 import importlib
 import os
-import sys
+
+from jobs import cli
 
 if __name__ == "__main__":
-    sys.exit(importlib.import_module(f"jobs.{os.environ['JOB']}").main())
+    cli.leave(importlib.import_module(f"jobs.{os.environ['JOB']}").main())

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pty
+import runpy
 import select
 import signal
 import struct
@@ -339,6 +340,39 @@ def test_a_terminal_shows_rows_speed_and_time_left_and_ctrl_c_ends_at_once(tmp_p
     assert process.stdout is not None
     assert process.stdout.read() == b""
     assert not (tmp_path / "out/_manifest").exists()
+
+
+HANGS = """
+import atexit, sys, threading
+from jobs import cli
+
+class Channel:
+    def __init__(self):
+        self.lock = threading.Lock()
+        threading.Thread(target=self.lock.acquire).start()
+    def __del__(self):
+        self.lock.acquire()
+
+channel = Channel()
+atexit.register(print, "servers ended")
+sys.stdout.write("done; ")
+"""
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_job_that_is_over_ends_though_a_library_hangs_in_the_interpreters_teardown(status: int) -> None:
+    command = [sys.executable, "-c", f"{HANGS}\ncli.leave({status})"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (status, "done; servers ended\n")
+
+
+@pytest.mark.parametrize("job", ["embed", "mine", "join"])
+def test_jobs_leave_past_the_teardown(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(cli, "leave", left.append)
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", "--no_such_flag"])
+    runpy.run_path(str(ROOT / f"jobs/{job}.py"), run_name="__main__")
+    assert left == [2]
 
 
 def _read_until(descriptor: int, enough: Callable[[str], bool]) -> str:
