@@ -5,7 +5,7 @@ import io
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from schemas.errors import RunFailed
 from schemas.splits import FileInfo
 from schemas.store_faults import Action
-from schemas.stores import Entry, Store
+from schemas.stores import Store
 
 READ_BUFFER_BYTES = 1 << 20
 TEMPORARY = ".tmp-"
@@ -23,7 +23,13 @@ T = TypeVar("T")
 
 
 class _StrictLocal(LocalFileSystem):
-    """fsspec leaves out folders that it may not list, and says nothing."""
+    """fsspec leaves out folders that it may not list, and those that a symbolic link leads to, and says nothing."""
+
+    def info(self, path: Any, **options: Any) -> Any:
+        if isinstance(path, os.DirEntry) and path.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # a link to nothing is told as the link itself
+                return super().info(path.path, **options)
+        return super().info(path, **options)
 
     def walk(self, path: str, *args: Any, **options: Any) -> Any:
         return super().walk(path, *args, **options | {"on_error": "raise"})
@@ -41,19 +47,6 @@ class LocalDisk(Store):
 
     def attempt(self, action: Action, uri: str, call: Callable[[], T]) -> T:
         return call()  # a disk does not get better by asking again
-
-    def below(self, path: str) -> Iterable[Entry]:
-        return map(self._followed, super().below(path))
-
-    def matching(self, pattern: str) -> Iterable[Entry]:
-        return map(self._followed, super().matching(pattern))
-
-    def _followed(self, entry: Entry) -> Entry:
-        """Of a symbolic link, what it points to; a listing tells of the link itself."""
-        if entry.get("islink"):
-            with contextlib.suppress(OSError):
-                return self.fs.info(entry["name"])
-        return entry
 
     def open(self, file: FileInfo, start: int, stop: int | None, ahead: bool) -> io.BufferedReader:
         raw: io.BufferedReader = io.BufferedReader(io.FileIO(self.path(file.uri)), READ_BUFFER_BYTES)

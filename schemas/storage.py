@@ -67,7 +67,7 @@ def forget_stores() -> None:
 def resolve(uri: str) -> tuple[Store, str]:
     """`(store, path on it)` of a URI or local path. Raises InputError for what is not allowed: other schemes, chains,
     credentials in the URI, http(s) that was not asked for."""
-    if "::" in _IPV6.sub("//host", uri):
+    if "://" in uri and "::" in _IPV6.sub("//host", uri):  # a path on this machine is never a chain
         raise InputError(f"{blanked(uri)}: chained URLs ('::') are not read; name the file itself")
     scheme, separator, _ = uri.partition("://")
     if not separator:
@@ -168,7 +168,7 @@ def find(pattern: str) -> list[FileInfo]:
     """Files that a path, folder (with all below it) or glob names, by URI. Names starting with '.' or '_' below the
     pattern's fixed part are no data, as everywhere in this field.
 
-    Raises InputError for a folder that cannot be listed.
+    Raises InputError for a folder that cannot be listed, and for a symbolic link to nothing.
     """
     store, path = resolve(pattern)
     try:
@@ -180,8 +180,10 @@ def find(pattern: str) -> list[FileInfo]:
     except OSError as error:
         raise InputError(f"{pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
     fixed = len(fixed_folder(pattern))
-    found = [file_info(store, entry) for entry in entries if is_file(entry)]
-    return sorted(f for f in found if not any(p[:1] in ("_", ".") for p in f.uri[fixed:].split("/")))
+    data = [e for e in entries if not any(p[:1] in ("_", ".") for p in store.uri(e["name"])[fixed:].split("/"))]
+    if broken := next((e["name"] for e in data if e.get("islink") and e["type"] == "other"), None):
+        raise InputError(f"{pattern}: {broken} is a link to nothing that is there; mend or remove it")
+    return sorted(file_info(store, entry) for entry in data if is_file(entry))
 
 
 def _found(store: Store, path: str) -> list[Entry]:

@@ -27,7 +27,7 @@ def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
     the patterns, not from what they match today, so that tomorrow's files do not change today's names.
 
     Raises:
-        InputError: a pattern matches nothing, or two files would have one name.
+        InputError: a pattern matches nothing, or a file whose name is no UTF-8, which ids could not hold.
     """
     found: dict[str, FileInfo] = {}
     for pattern in patterns:
@@ -37,9 +37,22 @@ def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
             raise InputError(f"--input {error}") from None
         if not files:
             raise InputError(f"--input {pattern}: matches no file")
+        if odd := next((file.uri for file in files if not _is_utf8(file.uri)), None):
+            raise InputError(
+                f"--input {pattern}: the name of {odd!r} is no UTF-8, so no id can be made of it; rename it"
+            )
         found |= {file.uri: file for file in files}
     base = _common_folder([storage.fixed_folder(p) for p in patterns])
     return sorted(((file, uri.removeprefix(base)) for uri, file in found.items()), key=lambda pair: pair[1])
+
+
+def _is_utf8(name: str) -> bool:
+    """Python stands in for bytes of a file's name that are no UTF-8 with lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _common_folder(folders: list[str]) -> str:

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_ids_are_the_same_however_a_folder_is_named(run: Run, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    "name", ["a b.txt", "日本.txt", "a#1.txt", "a%20b.txt", "a[1].txt", "q?.txt", "st*r.txt", "UP.TXT"]
+    "name", ["a b.txt", "日本.txt", "a#1.txt", "a%20b.txt", "a[1].txt", "q?.txt", "st*r.txt", "UP.TXT", "a::b.txt"]
 )
 def test_a_file_may_have_any_name(run: Run, tmp_path: Path, name: str) -> None:
     (tmp_path / "in").mkdir()
@@ -129,6 +130,40 @@ def test_links_to_files_are_read_as_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "in/a.txt").symlink_to(tmp_path / "blob")
     for number, named in enumerate((tmp_path / "in", tmp_path / "in/*.txt", tmp_path / "in/a.txt")):
         assert run(named, output=tmp_path / f"out-{number}").texts == {"a.txt#0": "text"}
+
+
+def test_links_to_folders_are_read_as_folders(run: Run, tmp_path: Path) -> None:
+    for folder in ("disk", "in"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("text\n")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "disk")
+    both = {"a.txt#0": "text", "linked/a.txt#0": "text"}
+    for number, (named, texts) in enumerate(
+        {"in": both, "in/**": both, "in/*/a.txt": {"linked/a.txt#0": "text"}}.items()
+    ):
+        assert run(tmp_path / named, output=tmp_path / f"out-{number}").texts == texts
+    (tmp_path / "in/circle").symlink_to(tmp_path / "in")
+    circle = run(tmp_path / "in", output=tmp_path / "out-circle")
+    assert (circle.status, "Too many levels of symbolic links" in circle.stderr) == (2, True)
+
+
+def test_a_link_to_nothing_is_named_and_not_left_out(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.txt").write_text("text\n")
+    (tmp_path / "in/.#a.txt").symlink_to("user@host.1")  # as Emacs locks a file
+    assert run(tmp_path / "in", output=tmp_path / "out-0").texts == {"a.txt#0": "text"}
+    (tmp_path / "in/b.txt").symlink_to(tmp_path / "unmounted/b.txt")
+    for number, named in enumerate((tmp_path / "in", tmp_path / "in/*"), 1):
+        found = run(named, output=tmp_path / f"out-{number}")
+        assert (found.status, f"{tmp_path / 'in/b.txt'} is a link to nothing" in found.stderr) == (2, True)
+
+
+def test_a_name_that_is_no_utf8_is_refused_before_any_work(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / os.fsdecode(b"caf\xe9.txt")).write_text("text\n")
+    found = run(tmp_path / "in")
+    assert found.status == 2
+    assert "caf\\udce9.txt' is no UTF-8" in found.stderr.splitlines()[-1]
 
 
 def test_text_files_are_read_as_editors_write_them(run: Run, tmp_path: Path) -> None:
@@ -262,6 +297,9 @@ def test_ids_that_are_not_unique_are_found_with_examples(run: Run, tmp_path: Pat
     assert "1 ids are not unique, among them 'x' (2 times)" in found.stderr
     kept = run(tmp_path / "a.csv", "--id_column", "id", "--duplicate_ids", "keep")
     assert sorted(zip(kept.rows["id"], kept.rows["text"], strict=True)) == [("x", "one"), ("x", "three"), ("y", "two")]
+    again = run(tmp_path / "a.csv", "--id_column", "id")
+    assert again.status == 1
+    assert "1 ids are not unique" in again.stderr
 
 
 def test_kept_columns_of_line_files_are_text_and_null_where_missing(run: Run, tmp_path: Path) -> None:
