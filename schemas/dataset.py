@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from schemas import storage
 from schemas.errors import InputError, RunFailed
-from schemas.manifest import Manifest, PartEntry, read_manifest, versions
+from schemas.manifest import Manifest, PartEntry, newest_manifest, read_manifest, versions
 from schemas.splits import FileInfo
 
 
@@ -52,9 +52,13 @@ def open_dataset(uri: str, version: int | None = None) -> Dataset:
     Raises:
         InputError: no manifest there, or not that version.
     """
-    found = versions(uri)
-    if not found:
+    newest = newest_manifest(uri)
+    if newest is None:
         raise InputError(f"{uri}: no published dataset (no _manifest/*.json); name the --output of a finished run")
-    if version is not None and version not in found:
-        raise InputError(f"{uri}: version {version} is not there; there are {', '.join(map(str, found))}")
-    return Dataset(uri, read_manifest(uri, found[-1] if version is None else version))
+    if version is None or version == newest.version:
+        return Dataset(uri, newest)
+    try:
+        return Dataset(uri, read_manifest(uri, version))
+    except FileNotFoundError:
+        there = ", ".join(map(str, versions(uri)))
+        raise InputError(f"{uri}: version {version} is not there; there are {there}") from None

@@ -150,4 +150,11 @@ def read_manifest(output: str, version: int) -> Manifest:
 def newest_manifest(output: str) -> Manifest | None:
     """The dataset's newest version, or None where nothing was ever published."""
     found = versions(output)
-    return read_manifest(output, found[-1]) if found else None
+    while found:
+        try:
+            return read_manifest(output, found[-1])
+        except FileNotFoundError:  # a newer one was published since it was listed, and this one removed
+            listed, found = found, versions(output)
+            if found == listed:
+                raise
+    return None

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import RunFailed
+from schemas import storage
+from schemas.dataset import open_dataset
+from schemas.errors import InputError, RunFailed
 from schemas.manifest import (
     Counts,
     Manifest,
@@ -101,3 +103,23 @@ def test_the_highest_version_is_the_dataset(tmp_path: Path) -> None:
         (tmp_path / "_manifest" / stray).touch()
     assert versions(str(tmp_path)) == [2, 9, 10]
     assert newest_manifest(str(tmp_path)) == read_manifest(str(tmp_path), 10)
+
+
+def test_a_reader_that_meets_a_publish_gets_the_newer_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 2 is published, and 1 removed, between a reader's listing and its reading."""
+    (tmp_path / "_manifest").mkdir()
+    place = {version: Path(manifest_uri(str(tmp_path), version)) for version in (1, 2)}
+    place[1].write_bytes(manifest(version=1).to_json())
+    real = storage.read_bytes
+
+    def publish_before_reading(uri: str) -> bytes:
+        if place[1].exists():
+            place[2].write_bytes(manifest(version=2).to_json())
+            place[1].unlink()
+        return real(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", publish_before_reading)
+    assert open_dataset(str(tmp_path)).manifest.version == 2
+    place[2].rename(place[1])
+    with pytest.raises(InputError, match="version 1 is not there; there are 2"):
+        open_dataset(str(tmp_path), 1)
