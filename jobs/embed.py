@@ -20,6 +20,7 @@ from jobs.embed_backend import settle_backend
 from jobs.embed_estimate import estimate
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import sample_rows
+from schemas.blocks import OFFSET, SOURCE
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.device import choose_device
@@ -74,11 +75,23 @@ class EmbedConfig:
             raise InputError(f"--encode_accelerator or --encode_min_ram: {error}") from None
         if self.id_from == "text" and self.read.id_column:
             raise InputError("--id_from text and --id_column: ids come from one of them")
-        twice = {"id", "text", "token_count", "truncated", "embedding"} & set(self.read.keep_columns)
-        if twice:
-            raise InputError(f"--keep_columns {sorted(twice)[0]}: the dataset has a column of that name already")
+        kept = self.read.keep_columns
+        for name in kept:
+            if name in ("id", "text", "token_count", "truncated", "embedding"):
+                raise InputError(f"--keep_columns {name}: the dataset has a column of that name already")
+            if name in (SOURCE, OFFSET):
+                raise InputError(
+                    f"--keep_columns {name}: this job keeps a row's place under that name; rename the column"
+                )
+            if kept.count(name) > 1:
+                raise InputError(f"--keep_columns {name}: is named twice")
         if self.format == "text" and (self.read.id_column or self.read.keep_columns):
             raise InputError("--format text: a line of text has no columns for --id_column or --keep_columns")
+
+    @property
+    def unique_ids(self) -> bool:
+        """Whether no two rows can have one id: it is made of file name and offset."""
+        return not self.read.id_column and self.id_from == "offset"
 
     @property
     def hints(self) -> dict[str, str]:

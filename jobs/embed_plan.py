@@ -15,6 +15,7 @@ from schemas.splits import Slice, digest
 from transforms.inputs import check_output, list_inputs, make_splits, slice_files
 from transforms.model import ResolvedModel
 from transforms.plan import Plan
+from transforms.publish import damaged_files
 from transforms.read import BlockOptions
 from transforms.sources import BadFile, columns_of, kept_schema
 
@@ -33,10 +34,11 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     check_output(config.output, config.input, (file for file, _ in files))
     slices = slice_files(files, config.format, config.split_bytes)
     kept = _check_columns({p.file.uri: p for pieces in slices for p in pieces}.values(), config)
-    recorded = _recorded_options(config)
+    recorded = _recorded_options(config, kept)
     splits = make_splits(slices, digest(recorded, model.fingerprint.digest))
     base = newest_manifest(config.output)
-    known = {split.id for split in base.splits} if base and not config.fresh else set()
+    damaged = damaged_files(config.output, base) if base and not config.fresh else set()
+    known = _whole_splits(base, damaged) if base and not config.fresh else set()
     todo = tuple(split for split in splits if split.id not in known)
     plan = Plan(
         output=config.output,
@@ -48,9 +50,9 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         inputs=tuple(file._replace(uri=storage.blanked(file.uri)) for file, _ in files),
         fingerprint=model.fingerprint,
         kept=kept,
-        options=recorded,
+        options=recorded | _duplicates_kept(config),
         input_bytes=sum(split.input_bytes for split in todo),
-        unique_ids=not config.read.id_column and config.id_from == "offset",
+        unique_ids=config.unique_ids,
         max_error_rate=config.max_error_rate,
         duplicate_ids=config.duplicate_ids,
         keep_versions=config.keep_versions,
@@ -66,12 +68,25 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         skip_bad_files=config.skip_bad_files,
         http=storage.permitted_http(),
     )
-    return plan, blocks, _why_anew(config, base, model, recorded)
+    return plan, blocks, _why_anew(config, base, model, recorded, damaged)
 
 
-def _recorded_options(config: "EmbedConfig") -> dict[str, Any]:
-    """The options that decide what rows a dataset has, as the manifest keeps them and split ids include them."""
+def _whole_splits(base: Manifest, damaged: set[str]) -> set[str]:
+    """Ids of the splits to take over without reading their input: those whose files stand as they were written. What
+    could not be read then (`--skip_bad_files`) is looked at again: a right or a disk may have been mended since."""
+    return {s.id for s in base.splits if not s.bad_files and damaged.isdisjoint((*s.parts, *s.rejects))}
+
+
+def _duplicates_kept(config: "EmbedConfig") -> dict[str, str]:
+    """For the record alone: a version with double ids is not what a run without the flag may publish."""
+    return {"duplicate_ids": "keep"} if config.duplicate_ids == "keep" and not config.unique_ids else {}
+
+
+def _recorded_options(config: "EmbedConfig", kept: pa.Schema) -> dict[str, Any]:
+    """The options that decide what rows a dataset has, as the manifest keeps them and split ids include them. The types
+    of kept columns are the first file's, so another first file may change those of all rows."""
     return {
+        **({"kept_types": [str(field.type) for field in kept]} if len(kept) else {}),
         "format": config.format,
         "id_from": config.id_from,
         "rows_per_part": config.rows_per_part,
@@ -81,7 +96,9 @@ def _recorded_options(config: "EmbedConfig") -> dict[str, Any]:
     }
 
 
-def _why_anew(config: "EmbedConfig", base: Manifest | None, model: ResolvedModel, recorded: dict[str, Any]) -> str:
+def _why_anew(
+    config: "EmbedConfig", base: Manifest | None, model: ResolvedModel, recorded: dict[str, Any], damaged: set[str]
+) -> str:
     if base is None:
         return ""
     if config.fresh:
@@ -92,6 +109,10 @@ def _why_anew(config: "EmbedConfig", base: Manifest | None, model: ResolvedModel
     changed = [f"{k}: {base.options.get(k)!r} -> {v!r}" for k, v in recorded.items() if base.options.get(k) != v]
     if changed:
         return f"everything is read anew, the reader's options changed: {'; '.join(changed)}"
+    if damaged:
+        return (
+            f"gone or damaged since version {base.version}, and made again: {len(damaged):,} files, as {min(damaged)}"
+        )
     return ""
 
 

@@ -229,16 +229,21 @@ def _check_files(output: str, manifest: Manifest) -> None:
     """Raises RunFailed unless every file that the manifest lists is there and stays. What is being removed has to be
     asked for before what is there: a remover takes its list away last."""
     doomed = {name for sign in _signs(output, ".removing") for name in _listed_in(sign)}
+    damaged = damaged_files(output, manifest) | {entry.name for entry in manifest.files if entry.name in doomed}
+    if damaged:
+        raise RunFailed(
+            f"{storage.join(output, min(damaged))}: is gone or other than written, as a run beside this one cleaned "
+            "up; nothing is published, run again"
+        )
+
+
+def damaged_files(output: str, manifest: Manifest) -> set[str]:
+    """Names of files that the manifest lists and that are gone, or of another size than written."""
     there = storage.listing(output)
     for folder in sorted({entry.name.split("/")[0] for entry in manifest.files if "/" in entry.name}):
         there |= {f"{folder}/{name}": info for name, info in storage.listing(storage.join(output, folder)).items()}
-    for entry in manifest.files:
-        found = there.get(entry.name)
-        if found is None or found.size != entry.size or entry.name in doomed:
-            raise RunFailed(
-                f"{storage.join(output, entry.name)}: is gone or other than written, as a run beside this one cleaned "
-                "up; nothing is published, run again"
-            )
+    sizes = {name: info.size for name, info in there.items()}
+    return {entry.name for entry in manifest.files if sizes.get(entry.name) != entry.size}
 
 
 def _sign(output: str, version: int, kind: str) -> str:

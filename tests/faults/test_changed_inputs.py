@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.dataset import open_dataset
@@ -179,3 +181,44 @@ def test_equal_files_under_text_ids_keep_all_their_rows(tmp_path: Path) -> None:
     assert harness.run(argv, tmp_path / "log") == 0
     dataset = open_dataset(str(tmp_path / "out"))
     assert dataset.manifest.counts.rows_out == dataset.read(["id"]).num_rows == 2 * 299
+
+
+def test_files_that_went_missing_or_were_damaged_are_made_again(bench: Bench) -> None:
+    """By hand, by a disk, or by a `--fresh` that was killed when it had written some parts anew."""
+    gone, cut, *_ = open_dataset(str(bench.output)).manifest.parts
+    (bench.output / gone.name).unlink()
+    (bench.output / cut.name).write_bytes((bench.output / cut.name).read_bytes()[:-100])
+    (reject, *_) = (bench.output / "_rejects").iterdir()
+    reject.unlink()
+    assert bench.run() == gone.rows + cut.rows
+    assert "made again: 3 files" in bench.log.read_text()
+    bench.assert_clean()
+
+
+def test_a_part_of_another_size_is_published_as_it_is(bench: Bench) -> None:
+    """What another machine's `--fresh` wrote before it was killed: good parts, other bytes than the version lists."""
+    part = open_dataset(str(bench.output)).manifest.parts[0]
+    table = pq.read_table(bench.output / part.name)
+    pq.write_table(table, bench.output / part.name, compression="none")
+    with (bench.source / "shard-9.jsonl").open("w") as file:
+        file.write('{"text": "new"}\n')
+    assert bench.run() == 1
+    harness.published(bench.output)
+    sizes = {entry.name: entry.size for entry in open_dataset(str(bench.output)).manifest.parts}
+    assert sizes[part.name] == (bench.output / part.name).stat().st_size != part.size
+
+
+def test_kept_columns_are_of_one_type_whichever_file_comes_first(bench: Bench) -> None:
+    for name in bench.source.iterdir():
+        name.unlink()
+    options = ("--keep_columns", "n")
+    pq.write_table(pa.table({"text": ["b"], "n": pa.array([1], pa.int64())}), bench.source / "b.parquet")
+    bench.run(*options)
+    pq.write_table(pa.table({"text": ["a"], "n": pa.array([2], pa.int32())}), bench.source / "a.parquet")
+    assert bench.run(*options) == 2
+    assert "kept_types: ['int64'] -> ['int32']" in bench.log.read_text()
+    assert open_dataset(str(bench.output)).read(["text", "n"]).to_pylist() == [
+        {"text": "a", "n": 2},
+        {"text": "b", "n": 1},
+    ]
+    bench.assert_clean(*options)

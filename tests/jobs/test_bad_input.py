@@ -172,6 +172,9 @@ def test_a_file_that_may_not_be_read_is_named(run: Run, tmp_path: Path, monkeypa
     assert found.status == 1
     assert f"{tmp_path / 'in/secret.txt'}: cannot be read: Permission denied" in found.stderr
     assert run(tmp_path / "in", "--skip_bad_files").texts == {"good.txt#0": "text"}
+    assert run(tmp_path / "in").status == 1  # though that version lists the file as left out
+    monkeypatch.setattr(storage, "open_read", real)
+    assert run(tmp_path / "in", "--skip_bad_files").texts == {"good.txt#0": "text", "secret.txt#0": "text"}
 
 
 def test_too_many_broken_rows_publish_nothing_and_show_the_three_most_frequent_reasons(

@@ -98,6 +98,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--format text --keep_columns a": ("--format text",),
     "--keep_columns text": ("--keep_columns text",),
     "--keep_columns a,embedding": ("--keep_columns embedding",),
+    "--keep_columns _source": ("--keep_columns _source",),
+    "--keep_columns a,b,a": ("--keep_columns a: is named twice",),
     "--id_from text --id_column a": ("--id_from text and --id_column",),
     "--json=3": ("--json",),
 }
