@@ -43,7 +43,7 @@ import numpy as np
 import torch
 
 from transforms.products import LARGEST, code_dtype
-from transforms.threads import in_threads
+from transforms.threads import in_threads, on_one_thread
 from transforms.units import checked, chunks, normalize, normalize_chunk, refuse_norms
 
 # Vectors come as Arrow holds them, which nobody may write to. Nobody does.
@@ -73,7 +73,7 @@ class Filter:
 
     def __post_init__(self) -> None:
         for rows in (self.basis, self.rotation):
-            if rows is not None and np.linalg.norm(rows @ rows.T - np.eye(len(rows))) > 1e-12:
+            if rows is not None and on_one_thread(functools.partial(_off_orthonormal, torch.from_numpy(rows))) > 1e-12:
                 raise ValueError("a filter's rows must be orthonormal, or its bound does not hold")
 
     @functools.cached_property
@@ -102,6 +102,10 @@ class Filter:
         """Blocks compare only under one filter."""
         arrays = [b"-" if rows is None else rows.tobytes() for rows in (self.basis, self.rotation)]
         return hashlib.blake2b(b"|".join(arrays), digest_size=16).hexdigest()
+
+
+def _off_orthonormal(rows: torch.Tensor) -> float:
+    return float(torch.linalg.norm(rows @ rows.t() - torch.eye(len(rows), dtype=rows.dtype)))
 
 
 def whole_filter(dims: int, seed: int = 0) -> Filter:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from transforms.device import cpu_flags, has_fast_bfloat16
+from transforms.threads import on_one_thread
 
 LARGEST = 127
 MOST_DIMS = 2**24 // LARGEST**2
@@ -23,7 +24,8 @@ PRODUCT_OF = {torch.int8: torch.int32, torch.bfloat16: torch.bfloat16}
 
 def code_dtype(device: str, dims: int) -> torch.dtype:
     """What codes of `dims` dimensions are kept in: int8, or bfloat16 where that multiplies faster, and rightly."""
-    return torch.bfloat16 if device == "cpu" and dims <= MOST_DIMS and _bfloat16_pays() else torch.int8
+    pays = device == "cpu" and dims <= MOST_DIMS and on_one_thread(_bfloat16_pays)
+    return torch.bfloat16 if pays else torch.int8
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:

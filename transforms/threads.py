@@ -24,3 +24,9 @@ def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> 
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def on_one_thread(function: Callable[[], R]) -> R:
+    """`function()` where torch runs one-threaded. Threads that torch starts go on spinning for some 0.2 s after an
+    operation, in case of another, and whoever comes next shares the cores with them."""
+    return next(in_threads(lambda _: function(), [None], 1))

@@ -9,7 +9,7 @@ import numpy as np
 from transforms.bounds import Filter, PreparedBlock, prefix_filter, prepare, principal_axes, threshold, whole_filter
 from transforms.products import seconds
 from transforms.similarity import DENSE, Buffers, find_at_least, products_of, scores_of, tiles
-from transforms.threads import in_threads
+from transforms.threads import on_one_thread
 
 PREFIXES = (64, 96, 128, 192)
 SAMPLE_ROWS = 8192
@@ -33,11 +33,10 @@ def fit_filter(sample: np.ndarray, min_score: float, *, pairs: float = np.inf, s
     pairs: to be compared in all; where a filter that needs no fitting has them done soon, it is taken
     The choice moves speed alone; no result depends on it.
     """
-    return next(in_threads(lambda _: _fit(sample, min_score, pairs, seed), [None], 1))
+    return on_one_thread(lambda: _fit(sample, min_score, pairs, seed))
 
 
 def _fit(sample: np.ndarray, min_score: float, pairs: float, seed: int) -> Filter:
-    """On one thread, as tiles are."""
     sample = np.random.default_rng(seed).permutation(sample)[:FIT_ROWS]
     measured = sample[: min(MEASURE_ROWS, max(len(sample) // 4, 64))]
     dims = sample.shape[1]

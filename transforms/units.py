@@ -23,7 +23,7 @@ SCORE_ERROR = 1e-6
 """Largest |score - cosine|, for up to 1,024 dimensions; 1e-8 is typical."""
 SCORE_VERSION = 2
 """Of how scores are computed: results of different ones do not mix."""
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 512
 
 
 def normalize(vectors: np.ndarray, threads: int = 1) -> np.ndarray:
@@ -84,9 +84,8 @@ def normalize_chunk(vectors: np.ndarray, units: np.ndarray) -> tuple[np.ndarray,
 
 def on_grid(units: np.ndarray) -> np.ndarray:
     """Coordinates as float64 whole numbers of 1 / GRID; of such as are near unit length before."""
-    wide = units.astype(np.float64)
-    wide *= GRID
-    return np.rint(wide, out=wide)
+    whole = units * np.float32(GRID)  # float32 holds what rounds to them, and what is beyond 2^24 is whole
+    return np.rint(whole, out=whole).astype(np.float64)
 
 
 def _lengths(units: np.ndarray) -> np.ndarray:
