@@ -10,7 +10,8 @@ from jobs import cli, engines
 from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.progress import Progress
-from transforms.publish_found import HISTOGRAM_BINS, FoundPlan, answered
+from transforms.publish import finish_removals
+from transforms.publish_found import HISTOGRAM_BINS, FoundPlan, answered, wind_up
 
 P = TypeVar("P", bound=FoundPlan)
 
@@ -27,7 +28,10 @@ def carry_out(
     Raises:
         RunFailed: nothing was published.
     """
-    if not answered(plan):
+    finish_removals(plan.output)
+    if answered(plan):
+        wind_up(plan)  # the run that published may have been killed before it had
+    else:
         with cli.progress_bar(pairs, compared, engines.workers_here(options)):
             submitted = cli.run_pipeline(lambda pipeline: pipeline | transform(), options)
         if submitted:

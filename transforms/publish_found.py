@@ -78,10 +78,15 @@ def publish_found(plan: FoundPlan, draft: Callable[[], Manifest]) -> Manifest:
         manifest = base
     else:
         put_version(plan.output, manifest)
+    wind_up(plan)
+    return manifest
+
+
+def wind_up(plan: FoundPlan) -> None:
+    """What follows a publish: marks it, and removes older versions and the work in progress. Does no harm twice."""
     storage.replace(storage.join(plan.output, "_SUCCESS"), b"")
     clean_up(plan.output, plan.keep_versions, plan.started)
     storage.remove_folder(storage.join(plan.output, WORK_FOLDER))
-    return manifest
 
 
 def draft_of(

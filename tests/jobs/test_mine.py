@@ -12,11 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import transforms.compare
+import transforms.publish_found
 from jobs import embed, mine
 from schemas.dataset import open_dataset
+from schemas.errors import RunFailed
 from schemas.pairs import DUPLICATES_SCHEMA, GROUPS_SCHEMA, PAIRS_SCHEMA, PAIRS_WITH_TEXT_SCHEMA
 from tests.datasets import FINGERPRINT, clustered, write_dataset
 from tests.found import Found, killed_after, run_main
+from transforms.publish import put_version
 
 Scores = dict[tuple[str, str], np.float32]
 
@@ -539,3 +542,37 @@ def test_killed_while_comparing_the_same_command_goes_on(
     assert len(settled) == 3  # of six
     assert found.files == run(made[0], 0.7, *flags).files
     assert not (output / "_work").exists() and os.listdir(output / "_manifest") == ["00000001.json"]
+
+
+@pytest.mark.parametrize(
+    "dies_at",
+    ["schemas.storage.replace", "transforms.publish_found.clean_up", "transforms.publish._remove_signed",
+     "schemas.storage.remove_folder"],
+)  # fmt: skip
+@pytest.mark.parametrize("then", [0.7, 0.8])
+def test_killed_after_the_publish_the_next_run_ends_what_it_began(
+    run: Miner, made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at: str, then: float
+) -> None:
+    """Before its mark, before it removes old parts, when it has listed them, before it removes its work in progress."""
+    source, output = made[0], tmp_path / "out"
+    run(source, 0.8, output=output)
+    with monkeypatch.context() as killed:
+        killed.setattr(transforms.publish_found, "put_version", publish_and_die_at(dies_at, killed))
+        assert run(source, 0.7, output=output).status == 1
+    assert (output / "_work").exists() and open_dataset(str(output)).manifest.version == 2
+    again = run(source, then, output=output)
+    assert again.status == 0, again.stderr
+    assert {p.name for p in again.manifest.parts} == {p.name for p in output.glob("part-*")}
+    assert {p.name for p in output.iterdir() if not p.name.startswith("part-")} == {"_SUCCESS", "_manifest"}
+    assert [p.suffix for p in (output / "_manifest").iterdir()] == [".json"]
+
+
+def publish_and_die_at(step: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    def die(*_: Any) -> None:
+        raise RunFailed("killed")
+
+    def publish(*args: Any) -> None:
+        put_version(*args)
+        monkeypatch.setattr(step, die)
+
+    return publish
