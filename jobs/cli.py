@@ -154,13 +154,17 @@ def profiled(file: str | None, options: PipelineOptions) -> Iterator[None]:
     """Writes a Chrome trace of the block to `file`, where one is named, and says what took which share of the time.
 
     Raises:
-        InputError: the work is done in other processes, which this one does not see.
+        InputError: the work is done in other processes, which this one does not see; or `file` cannot be written.
     """
     if not file:
         yield
         return
     if not runs_here(options) or local_workers(options) > 1:
         raise InputError("--profile: records this process alone, and the pipeline runs in others")
+    try:
+        storage.replace(file, b"")  # found out before the work, not after
+    except RunFailed as error:
+        raise InputError(f"--profile {file}: {error}") from None
     TRACE.start()
     yield
     storage.replace(file, TRACE.to_json())

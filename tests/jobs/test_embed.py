@@ -449,3 +449,11 @@ def test_a_profile_of_other_processes_is_refused(run: Run, tmp_path: Path) -> No
     ran = run(path, "--profile", "t.json", "--direct_num_workers", "2", "--direct_running_mode", "multi_processing")
     assert ran.status == 2
     assert "--profile: records this process alone" in ran.stderr
+
+
+def test_a_profile_that_cannot_be_written_is_refused_before_any_work(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    ran = run(tmp_path / "a.txt", "--profile", tmp_path)
+    assert ran.status == 2
+    assert f"--profile {tmp_path}: " in ran.stderr.splitlines()[-1]
+    assert not ran.output.exists()
