@@ -13,66 +13,81 @@ The rule is that of content-defined chunking (LBFS: Muthitacharoen et al., SOSP 
 A text that fills half the corpus and happens to hash to a multiple makes blocks of least size, never of one row.
 """
 
-import dataclasses
 import zlib
+from collections.abc import Sequence
 
-BLOCK_TEXT_BYTES = 64 << 20
+import numpy as np
+
+BLOCK_TEXT_CHARACTERS = 64 << 20
 """A block is closed at this much text, however few its rows: a worker holds a block whole."""
 
 
-def row_hash(text: str) -> int:
-    """32 bits of a row's text. Its id is left out: an id that tells where the row stands would move with it."""
-    return zlib.crc32(text.encode("utf-8", "surrogatepass"))
+def row_hashes(texts: Sequence[str]) -> np.ndarray:
+    """(n,) int64: 32 bits of each row's text. Its id is left out: one that tells where the row stands would move with
+    it."""
+    return np.fromiter(map(zlib.crc32, map(str.encode, texts)), np.int64, len(texts))
 
 
-@dataclasses.dataclass
 class Cutter:
-    """Tells, row by row, where blocks begin. Blocks have `rows_per_part` rows at most, about a third on average."""
+    """Tells, batch by batch, where blocks begin. Blocks have `rows_per_part` rows at most, about a third on average."""
 
-    rows_per_part: int
+    def __init__(self, rows_per_part: int) -> None:
+        self._most, self.least, self._spacing = rows_per_part, _least(rows_per_part), _spacing(rows_per_part)
+        self._anchors = Anchors(rows_per_part)
+        self._rows = self._characters = 0  # of the open block
 
-    def __post_init__(self) -> None:
-        self.least = max(1, self.rows_per_part // 16)
-        self.spacing = max(1, self.rows_per_part // 4)
-        self._rows = self._text_bytes = 0  # of the open block
-        self._since_candidate: int | None = None  # rows since the last one that could have been an anchor
+    def cuts(self, hashes: np.ndarray, characters: np.ndarray) -> list[int]:
+        """Takes in the next rows; those of them that begin a block (never the first of all: that needs no cut)."""
+        anchors, candidates = set(self._anchors.find(hashes)), np.flatnonzero(hashes % self._spacing == 0).tolist()
+        before = np.concatenate([[0], np.cumsum(characters)])  # each row
+        start, start_character = -self._rows, -self._characters  # of the open block, seen from this batch
+        found: list[int] = []
 
-    def begins_block(self, hashed: int, text_bytes: int) -> bool:
-        """Takes in the next row; whether it begins a block (never the first row: that needs no cut)."""
-        anchor = self._is_anchor(hashed)
-        full = self._rows >= self.rows_per_part or self._text_bytes >= BLOCK_TEXT_BYTES
-        cut = bool(self._rows) and (anchor or full or (self._rows >= self.least and hashed % self.spacing == 0))
-        if cut:
-            self._rows = self._text_bytes = 0
-        self._rows += 1
-        self._text_bytes += text_bytes
-        return cut
+        def begin(row: int) -> None:
+            nonlocal start, start_character
+            found.append(row)
+            start, start_character = row, before[row]
+
+        for candidate in [*candidates, len(hashes)]:
+            while (full := self._full(start, start_character, before)) < min(candidate + 1, len(hashes)):
+                begin(full)
+            if start < candidate < len(hashes) and (candidate in anchors or candidate - start >= self.least):
+                begin(candidate)
+        self._rows, self._characters = len(hashes) - start, int(before[-1] - start_character)
+        return found
 
     def end_of_file(self) -> bool:
         """In a pack, whether to close the block at a file's end, so that it does not change with the next file."""
         cut = self._rows >= self.least
         if cut:
-            self._rows = self._text_bytes = 0
+            self._rows = self._characters = 0
         return cut
 
-    def _is_anchor(self, hashed: int) -> bool:
-        candidate = hashed % (2 * self.spacing) == 0
-        alone = self._since_candidate is None or self._since_candidate >= self.least
-        if candidate:
-            self._since_candidate = 0
-        elif self._since_candidate is not None:
-            self._since_candidate += 1
-        return candidate and alone
+    def _full(self, start: int, start_character: int, before: np.ndarray) -> int:
+        """The row for which an open block from `start` on has no room."""
+        by_text = np.searchsorted(before, start_character + BLOCK_TEXT_CHARACTERS)
+        return min(start + self._most, int(by_text))
 
 
-class AnchorFinder:
-    """Finds the first row that any worker knows for an anchor, entering the stream anywhere."""
+class Anchors:
+    """Finds the anchors of a stream of rows, batch by batch."""
 
-    def __init__(self, rows_per_part: int) -> None:
-        self._cutter = Cutter(rows_per_part)
-        self._seen = 0
+    def __init__(self, rows_per_part: int, entering: bool = False) -> None:
+        """entering: rows came before the first, so that it is no anchor for sure until `least` rows are seen"""
+        self._least, self._spacing = _least(rows_per_part), _spacing(rows_per_part)
+        self._last = -1 if entering else -1 - self._least  # that could have been one, counted from the next batch
 
-    def is_anchor(self, hashed: int) -> bool:
-        anchor = self._cutter._is_anchor(hashed)
-        self._seen += 1
-        return anchor and self._seen > self._cutter.least
+    def find(self, hashes: np.ndarray) -> list[int]:
+        """Takes in the next rows; those of them that are anchors."""
+        candidates = np.flatnonzero(hashes % (2 * self._spacing) == 0)
+        alone = np.diff(candidates, prepend=self._last) > self._least
+        self._last = int(candidates[-1] if len(candidates) else self._last) - len(hashes)
+        return candidates[alone].tolist()
+
+
+def _least(rows_per_part: int) -> int:
+    return max(1, rows_per_part // 16)
+
+
+def _spacing(rows_per_part: int) -> int:
+    return max(1, rows_per_part // 4)

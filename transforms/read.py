@@ -2,20 +2,22 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas import storage
 from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead, block_name
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 from schemas.splits import Slice, Split
-from transforms.cut import AnchorFinder, Cutter, row_hash
+from transforms.cut import Anchors, Cutter, row_hashes
 from transforms.progress import PROGRESS
-from transforms.sources import BadFile, BlankLine, ReadOptions, Row, read_ahead, read_rows
+from transforms.sources import BadFile, BlankLine, ReadOptions, Rows, read_ahead, read_batches
 from transforms.trace import TRACE
 
 REJECTS_PER_CHUNK = 1000
@@ -50,7 +52,7 @@ class _SplitReader:
     def __init__(self, split: Split, options: BlockOptions) -> None:
         self.split, self.options = split, options
         self.cutter = Cutter(options.rows_per_part)
-        self.rows: list[tuple[str, Row]] = []  # (source, row) of the open block
+        self.rows: list[tuple[str, Rows]] = []  # (source, rows) of the open block
         self.rejects: list[Reject] = []
         self.blocks = self.rows_in = self.blank_lines = self.block_bytes = 0
         self.bad_files: list[tuple[str, str]] = []
@@ -73,23 +75,33 @@ class _SplitReader:
         yield SplitRead(self.split.id, self.blocks, self.rows_in, self.blank_lines, tuple(self.bad_files))
 
     def _read_piece(self, piece: Slice) -> Iterator[Block | RejectChunk]:
-        for item in anchored_rows(piece, self.options):
-            if isinstance(item, Row):
-                size = len(item.text)
-                if self.cutter.begins_block(row_hash(item.text), size):
-                    yield from self._close_block()
-                self.rows.append((piece.name, item))
-                self.block_bytes += size
-                self.rows_in += 1
-            elif isinstance(item, BlankLine):
-                self.blank_lines += 1
-            else:
-                self.rows_in += 1
-                self.rejects.append(item)
-                if len(self.rejects) >= REJECTS_PER_CHUNK:
-                    yield RejectChunk(self.split.id, tuple(self.rejects))
-                    self.rejects = []
+        for rows in anchored_rows(piece, self.options):
+            yield from self._take_others(rows.others)
+            characters = np.fromiter(map(len, rows.texts), np.int64, len(rows.texts))
+            start = 0
+            for cut in self.cutter.cuts(row_hashes(rows.texts), characters):
+                self._take(piece.name, rows[start:cut], characters[start:cut])
+                yield from self._close_block()
+                start = cut
+            self._take(piece.name, rows[start:], characters[start:])
         _check_unchanged(piece)
+
+    def _take(self, source: str, rows: Rows, characters: np.ndarray) -> None:
+        if rows.texts:
+            self.rows.append((source, rows))
+            self.block_bytes += int(characters.sum())
+            self.rows_in += len(rows.texts)
+
+    def _take_others(self, others: Sequence[Reject | BlankLine]) -> Iterator[RejectChunk]:
+        for item in others:
+            if isinstance(item, BlankLine):
+                self.blank_lines += 1
+                continue
+            self.rows_in += 1
+            self.rejects.append(item)
+            if len(self.rejects) >= REJECTS_PER_CHUNK:
+                yield RejectChunk(self.split.id, tuple(self.rejects))
+                self.rejects = []
 
     def _close_block(self) -> Iterator[Block]:
         if not self.rows:
@@ -103,7 +115,7 @@ class _SplitReader:
         self.rows, self.block_bytes = [], 0
 
 
-def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Row | Reject | BlankLine]:
+def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Rows]:
     """The rows that a split really reads: those of its byte range, moved on at both ends to the next anchor.
 
     So blocks depend on the content around them, not on where the ranges happened to fall, and the ranges of a file
@@ -111,15 +123,18 @@ def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Row | Reject 
     pass: only what lies between the range's end and the anchor after it is fetched twice, by two splits.
     """
     if piece.whole or piece.format == "parquet":
-        yield from read_rows(piece, options.read)
+        yield from read_batches(piece, options.read)
         return
-    begun, begin, end = piece.start == 0, _End(piece.start, options), _End(piece.stop, options)
-    for item in read_rows(piece._replace(stop=piece.file.size), options.read):
-        begun = begun or begin.is_at(item)
-        if item.offset >= piece.stop and end.is_at(item):
+    begin, end = _End(piece.start, options), _End(piece.stop, options)
+    first = 0 if piece.start == 0 else None
+    for rows in read_batches(piece._replace(stop=piece.file.size), options.read):
+        if first is None:
+            first = begin.find(rows)
+        last = end.find(rows)
+        if first is not None:
+            yield rows.between(first, last)
+        if last is not None:
             return
-        if begun:
-            yield item
 
 
 class _End:
@@ -131,12 +146,17 @@ class _End:
     """
 
     def __init__(self, position: int, options: BlockOptions) -> None:
-        self._finder = AnchorFinder(options.rows_per_part)
+        self._position = position
+        self._anchors = Anchors(options.rows_per_part, entering=True)
         self._latest = position + ANCHOR_SEARCH_SPLITS * options.split_bytes
 
-    def is_at(self, item: Row | Reject | BlankLine) -> bool:
-        """Whether it is at this one. Asked about every row after the position, in order, until it is."""
-        return item.offset >= self._latest or (isinstance(item, Row) and self._finder.is_anchor(row_hash(item.text)))
+    def find(self, rows: Rows) -> int | None:
+        """Its offset, once it is there. Asked about all of the file after the position, in order, until it is."""
+        behind = rows[int(np.searchsorted(rows.offsets, self._position)) :]
+        places = [int(behind.offsets[i]) for i in self._anchors.find(row_hashes(behind.texts))[:1]]
+        places += [int(offset) for offset in rows.offsets[rows.offsets >= self._latest][:1]]
+        places += [other.offset for other in rows.others if other.offset >= self._latest][:1]
+        return min(places, default=None)
 
 
 def _check_unchanged(piece: Slice) -> None:
@@ -145,16 +165,20 @@ def _check_unchanged(piece: Slice) -> None:
         raise RunFailed(f"{piece.file.uri}: changed while it was read; run again when nothing writes to it")
 
 
-def _table(rows: list[tuple[str, Row]], options: BlockOptions) -> pa.Table:
+def _table(rows: list[tuple[str, Rows]], options: BlockOptions) -> pa.Table:
+    texts = [text for _, some in rows for text in some.texts]
     columns = {
-        "id": pa.array(_ids(rows, options), pa.string()),
-        "text": pa.array([row.text for _, row in rows], pa.string()),
-        SOURCE: pa.array([source for source, _ in rows], pa.string()),
-        OFFSET: pa.array([row.offset for _, row in rows], pa.int64()),
+        "text": pa.array(texts, pa.string()),
+        SOURCE: pa.array([source for source, _ in rows], pa.string()).take(
+            np.repeat(np.arange(len(rows)), [len(some.texts) for _, some in rows])
+        ),
+        OFFSET: pa.array(np.concatenate([some.offsets for _, some in rows]), pa.int64()),
     }
+    columns = {"id": _ids(rows, columns, options)} | columns
+    kept = [values for _, some in rows for values in some.kept]
     for i, field in enumerate(options.kept):
         try:
-            columns[field.name] = pa.array([row.kept[i] for _, row in rows], field.type)
+            columns[field.name] = pa.array([values[i] for values in kept], field.type)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise RunFailed(
                 f"{rows[0][0]}: kept column '{field.name}' is no {field.type} as elsewhere: {error}"
@@ -162,12 +186,12 @@ def _table(rows: list[tuple[str, Row]], options: BlockOptions) -> pa.Table:
     return pa.table(columns)
 
 
-def _ids(rows: list[tuple[str, Row]], options: BlockOptions) -> list[str]:
+def _ids(rows: list[tuple[str, Rows]], columns: dict[str, pa.Array], options: BlockOptions) -> pa.Array:
     if options.read.id_column:
-        return [row.id or "" for _, row in rows]
+        return pa.array([id_ or "" for _, some in rows for id_ in some.ids], pa.string())
     if options.id_from == "text":
-        return [text_id(row.text) for _, row in rows]
-    return [f"{source}#{row.offset}" for source, row in rows]
+        return pa.array([text_id(text) for _, some in rows for text in some.texts], pa.string())
+    return pc.binary_join_element_wise(columns[SOURCE], columns[OFFSET].cast(pa.string()), "#")
 
 
 def text_id(text: str) -> str:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead
 from schemas.errors import RunFailed
 from schemas.rejects import Reason
-from transforms.cut import row_hash
+from transforms.cut import row_hashes
 from transforms.inputs import list_inputs, make_splits, slice_files
 from transforms.read import BlockOptions, read_split
 from transforms.sources import ReadOptions
@@ -49,8 +49,8 @@ def test_any_bytes_split_anywhere_give_the_files_rows_once(tmp_path: Path, conte
     assert [r for c in cut[2] for r in c.rejects] == [r for c in whole[2] for r in c.rejects]
 
 
-ANCHOR_TEXT = next(t for t in map(str, range(10_000, 99_999)) if row_hash(t) % 32 == 0)
-OTHER_TEXT = next(t for t in map(str, range(10_000, 99_999)) if row_hash(t) % 16 != 0)
+ANCHOR_TEXT = next(t for t in map(str, range(10_000, 99_999)) if row_hashes([t])[0] % 32 == 0)
+OTHER_TEXT = next(t for t in map(str, range(10_000, 99_999)) if row_hashes([t])[0] % 16 != 0)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

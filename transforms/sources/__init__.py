@@ -1,4 +1,4 @@
-"""Bytes -> rows: one module for each format, and no Beam. `read_rows` is all that the pipeline needs."""
+"""Bytes -> rows: one module for each format, and no Beam. `read_batches` is all that the pipeline needs."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from transforms.sources.delimited import delimited_columns, read_delimited
 from transforms.sources.jsonl import jsonl_columns, read_jsonl
 from transforms.sources.names import FORMATS, detect
 from transforms.sources.parquet import kept_fields, parquet_row_groups, parquet_schema, read_parquet
-from transforms.sources.rows import BadFile, BlankLine, ReadOptions, Row
+from transforms.sources.rows import BadFile, BlankLine, ReadOptions, Row, Rows, in_batches
 from transforms.sources.text import read_text
 
 __all__ = [
@@ -20,27 +20,25 @@ __all__ = [
     "BlankLine",
     "ReadOptions",
     "Row",
+    "Rows",
     "beginnings",
     "columns_of",
     "detect",
     "kept_schema",
     "parquet_row_groups",
     "read_ahead",
+    "read_batches",
     "read_head",
     "read_rows",
 ]
 
-_READERS = {
-    "text": read_text,
-    "jsonl": read_jsonl,
-    "csv": read_delimited,
-    "tsv": read_delimited,
-    "parquet": read_parquet,
-}
+_BATCH_READERS = {"text": read_text, "jsonl": read_jsonl}
+_ROW_READERS = {"csv": read_delimited, "tsv": read_delimited, "parquet": read_parquet}
 
 
-def read_rows(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
-    """What is in the piece, in order, lazily: good rows, refused ones, and lines that are none.
+def read_batches(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
+    """What is in the piece, in order, lazily, some thousand rows at a time: good rows, and apart from them refused ones
+    and lines that are none.
 
     A line file that is not compressed has exactly the records whose line begins at a byte in `[start, stop)`; Parquet
     has those of row groups `start` to `stop`; any other file is read whole. `stop` below 0 is the file's end.
@@ -48,7 +46,19 @@ def read_rows(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | Bla
     Raises:
         BadFile: the file cannot be read (on); what came before the damage has been yielded.
     """
-    return _READERS[piece.format](piece, options)
+    if piece.format in _BATCH_READERS:
+        yield from _BATCH_READERS[piece.format](piece, options)
+    else:
+        yield from in_batches(_ROW_READERS[piece.format](piece, options))
+
+
+def read_rows(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
+    """The same one by one, for those who want few of them."""
+    if piece.format in _BATCH_READERS:
+        for rows in _BATCH_READERS[piece.format](piece, options):
+            yield from rows.items()
+    else:
+        yield from _ROW_READERS[piece.format](piece, options)
 
 
 def columns_of(piece: Slice, options: ReadOptions) -> list[str] | None:

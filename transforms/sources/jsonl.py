@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import orjson
 
 from schemas.rejects import Reason, Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, decoded, good_id, good_text, in_words, reject, reject_long
-from transforms.sources.lines import LongLine, read_lines
-from transforms.sources.rows import BlankLine, ReadOptions, Row
+from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, read_lines, split_lines
+from transforms.sources.rows import BlankLine, Item, ReadOptions, Row, Rows, in_batches
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _MOST_DIGITS = 4000  # Python turns no more than 4,300 into an int
@@ -19,29 +20,60 @@ _LINES_TO_LOOK_AT = 1000
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def read_jsonl(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
+def read_jsonl(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     """Every line that begins in the piece. A kept column is a string: strings as they are, null or missing None, all
     else its compact JSON."""
-    text_column, plain = options.text_column, not options.id_column and not options.keep_columns
-    for item in read_lines(piece, options.max_record_bytes):
-        if type(item) is LongLine:
-            yield reject_long(piece, item.offset, item, options.max_record_bytes)
-            continue
-        offset, line = item
+    if options.id_column or options.keep_columns:
+        yield from in_batches(_items(piece, options))
+        return
+    for block in read_line_blocks(piece, options.max_record_bytes):
+        if isinstance(block, LongLine):
+            yield Rows.of([reject_long(piece, block.offset, block, options.max_record_bytes)])
+        else:
+            yield _texts_alone(piece, block, options)
+
+
+def _texts_alone(piece: Slice, block: Lines, options: ReadOptions) -> Rows:
+    """Where no other columns are asked for: the text of a good line is looked up, and no more is done about it."""
+    column, offsets = options.text_column, line_offsets(block)
+    texts: list[str] = []
+    others: list[Reject | BlankLine] = []
+    odd: list[int] = []
+    for number, line in enumerate(split_lines(block.data)):
         try:
-            try:
-                record, quick = orjson.loads(line), plain
-            except orjson.JSONDecodeError:
-                if not line.strip():
-                    yield BlankLine(offset)
-                    continue
-                record, quick = _lenient(line), False
-            if quick and type(record) is dict and text_column in record:
-                yield Row(offset, good_text(record[text_column], text_column), None, ())
-            else:
-                yield _row(offset, record, line, options)
-        except Refused as refused:
-            yield reject(piece, offset, refused, line)
+            text = orjson.loads(line)[column]
+            good = type(text) is str and text and not text.isspace()
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            good = False
+        if good:
+            texts.append(text)
+        elif isinstance(item := _item(piece, int(offsets[number]), line, options), Row):
+            texts.append(item.text)
+        else:
+            others.append(item)
+            odd.append(number)
+    return Rows(np.delete(offsets, odd), texts, others=others)
+
+
+def _items(piece: Slice, options: ReadOptions) -> Iterator[Item]:
+    for item in read_lines(piece, options.max_record_bytes):
+        if isinstance(item, LongLine):
+            yield reject_long(piece, item.offset, item, options.max_record_bytes)
+        else:
+            yield _item(piece, *item, options)
+
+
+def _item(piece: Slice, offset: int, line: bytes, options: ReadOptions) -> Item:
+    try:
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if not line.strip():
+                return BlankLine(offset)
+            record = _lenient(line)
+        return _row(offset, record, line, options)
+    except Refused as refused:
+        return reject(piece, offset, refused, line)
 
 
 def jsonl_columns(piece: Slice, options: ReadOptions) -> list[str]:

@@ -7,11 +7,14 @@ begins at `start` only if a newline stands there. Ranges that share out a file s
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from schemas.rejects import RAW_BYTES
 from schemas.splits import Slice
 from transforms.sources.chunks import read_chunks
 
 BOM = b"\xef\xbb\xbf"
+NEWLINE = ord("\n")
 
 
 class Lines(NamedTuple):
@@ -46,6 +49,13 @@ def split_lines(data: bytes) -> list[bytes]:
     if not lines[-1]:
         lines.pop()
     return lines
+
+
+def line_offsets(block: Lines) -> np.ndarray:
+    """(lines,) int64: where each begins in the file."""
+    newlines = np.flatnonzero(np.frombuffer(block.data, np.uint8) == NEWLINE)
+    begins = np.concatenate([[0], newlines + 1])
+    return block.offset + begins[begins < len(block.data)]
 
 
 def read_line_blocks(piece: Slice, max_line_bytes: int) -> Iterator[Lines | LongLine]:

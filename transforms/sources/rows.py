@@ -1,9 +1,17 @@
 """What every source yields, and what it is told."""
 
 import dataclasses
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from schemas.errors import RunFailed
+from schemas.rejects import Reject
+
+BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 20
+NO_END = np.iinfo(np.int64).max
 
 
 class Row(NamedTuple):
@@ -19,6 +27,65 @@ class BlankLine(NamedTuple):
     """A blank line of a text file: no record, counted."""
 
     offset: int
+
+
+Item = Row | Reject | BlankLine
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows:
+    """Records that stand one after the other in a file, as columns: a Python step for each row costs as much as all
+    else that is done with it. What stands between the good ones is kept apart."""
+
+    offsets: np.ndarray  # (n,) int64, ascending
+    texts: Sequence[str]
+    ids: Sequence[str | None] = ()  # as in `Row`; () where no id column was asked for
+    kept: Sequence[tuple[Any, ...]] = ()  # as in `Row`; () where no columns were asked for
+    others: Sequence[Reject | BlankLine] = ()  # in order of their offsets
+
+    @classmethod
+    def of(cls, items: Iterable[Item]) -> "Rows":
+        good: list[Row] = []
+        others: list[Reject | BlankLine] = []
+        for item in items:
+            (good if isinstance(item, Row) else others).append(item)  # type: ignore[arg-type]
+        offsets = np.array([row.offset for row in good], np.int64)
+        return cls(offsets, [r.text for r in good], [r.id for r in good], [r.kept for r in good], others)
+
+    def items(self) -> Iterator[Item]:
+        """One by one, in the file's order."""
+        blank = (None,) * len(self.texts)
+        rows = map(Row, self.offsets.tolist(), self.texts, self.ids or blank, self.kept or ((),) * len(self.texts))
+        return heapq.merge(self.others, rows, key=lambda item: item.offset)
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        """These rows, and nothing of what stands between them."""
+        return Rows(self.offsets[rows], self.texts[rows], self.ids[rows], self.kept[rows])
+
+    def between(self, start: int, stop: int | None) -> "Rows":
+        """What has its offset in `[start, stop)`; None is no end."""
+        first, last = np.searchsorted(self.offsets, [start, NO_END if stop is None else stop]).tolist()
+        others = [other for other in self.others if start <= other.offset and (stop is None or other.offset < stop)]
+        return dataclasses.replace(self[first:last], others=others)
+
+
+def in_batches(items: Iterator[Item]) -> Iterator[Rows]:
+    """The items of a source that makes them one by one. Those before a BadFile come before it."""
+    held: list[Item] = []
+    characters = 0
+    try:
+        for item in items:
+            held.append(item)
+            characters += len(item.text) if isinstance(item, Row) else 0
+            if len(held) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+                yield Rows.of(held)
+                held, characters = [], 0
+    except BadFile:
+        if held:
+            yield Rows.of(held)
+        raise
+    if held:
+        yield Rows.of(held)
 
 
 class BadFile(Exception):

@@ -1,29 +1,40 @@
 """Plain text: a line is a record."""
 
+import itertools
 from collections.abc import Iterator
+
+import numpy as np
 
 from schemas.rejects import Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, decoded, reject, reject_long
-from transforms.sources.lines import Lines, LongLine, read_line_blocks, split_lines
-from transforms.sources.rows import BlankLine, ReadOptions, Row
+from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, split_lines
+from transforms.sources.rows import BlankLine, ReadOptions, Row, Rows
 
 
-def read_text(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
+def read_text(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     """Every line that begins in the piece, without `\\n` or `\\r\\n`; a `\\r` elsewhere belongs to the text."""
     for block in read_line_blocks(piece, options.max_record_bytes):
         if isinstance(block, LongLine):
-            yield reject_long(piece, block.offset, block, options.max_record_bytes)
+            yield Rows.of([reject_long(piece, block.offset, block, options.max_record_bytes)])
             continue
         try:
-            texts = block.data.decode().replace("\r\n", "\n").split("\n")  # once for all lines: twice as fast as each
+            texts = (block.data.replace(b"\r\n", b"\n") if b"\r" in block.data else block.data).decode().split("\n")
         except UnicodeDecodeError:
-            yield from _line_by_line(piece, block)
+            yield Rows.of(_line_by_line(piece, block))
             continue
-        offset = block.offset
-        for line, text in zip(split_lines(block.data), texts, strict=False):  # texts may end in the "" after a newline
-            yield Row(offset, text, None, ()) if text and not text.isspace() else BlankLine(offset)
-            offset += len(line) + 1
+        yield _without_blank_lines(line_offsets(block), texts)
+
+
+def _without_blank_lines(offsets: np.ndarray, texts: list[str]) -> Rows:
+    del texts[len(offsets) :]  # the "" after the last newline
+    blank = [i for i, text in enumerate(texts) if not text or text.isspace()]
+    if not blank:
+        return Rows(offsets, texts)
+    good = np.ones(len(texts), bool)
+    good[blank] = False
+    others = [BlankLine(offset) for offset in offsets[blank].tolist()]
+    return Rows(offsets[good], list(itertools.compress(texts, good.tolist())), others=others)
 
 
 def _line_by_line(piece: Slice, block: Lines) -> Iterator[Row | Reject | BlankLine]:
