@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import time
-from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +10,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 from apache_beam.metrics import Metrics
-from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.shared import Shared
-from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import WindowedValue
 
 from schemas.blocks import OFFSET, SOURCE, Block
 from schemas.embeddings import PartStats, embeddings_schema
@@ -22,6 +18,7 @@ from schemas.errors import RunFailed
 from schemas.rejects import Reason
 from transforms.encoder import Encoder
 from transforms.encoder_job import Encoded, OnBatch
+from transforms.flights import FlightsDoFn
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.progress import PROGRESS
 from transforms.trace import TRACE
@@ -54,10 +51,10 @@ class EncodeTexts(beam.PTransform):
         return blocks | "EncodeBlock" >> encode.with_outputs("rejects", main="encoded")
 
 
-class _EncodeBlock(beam.DoFn):
-    """Holds some blocks of a bundle in flight, so that reading the next ones and writing the last ones go on while the
-    encoder computes. A bundle that fails is run again as a whole: what was in flight is lost with it, and nothing else.
-    """
+class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
+    """Reading the next blocks and writing the last ones go on while the encoder computes."""
+
+    most_flights = BLOCKS_IN_FLIGHT
 
     def __init__(self, model: ResolvedModel, options: EncodeOptions, timeout_seconds: float) -> None:
         self.model, self.options, self.timeout_seconds = model, options, timeout_seconds
@@ -66,9 +63,9 @@ class _EncodeBlock(beam.DoFn):
         self.rows = Metrics.counter("embed", "rows")
 
     def setup(self) -> None:
+        super().setup()
         self.encoder = self.shared.acquire(self._load)
         self.watchdog = Watchdog(self.timeout_seconds)
-        self.in_flight: deque[tuple[BlockInFlight, Timestamp, BoundedWindow]] = deque()
 
     def _load(self) -> Encoder:
         started = time.monotonic()
@@ -77,34 +74,21 @@ class _EncodeBlock(beam.DoFn):
         _LOGGER.info("%s loaded in %.1f s", self.model.fingerprint.name, time.monotonic() - started)
         return encoder
 
-    def process(
-        self, block: Block, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
-    ) -> Iterator[Any]:
+    def begin(self, block: Block) -> "BlockInFlight":
         with self.watchdog.watch(block.name):
-            flight = BlockInFlight(block, self.encoder, self.model, self.options, self._count)
-        self.in_flight.append((flight, timestamp, window))
-        if len(self.in_flight) >= BLOCKS_IN_FLIGHT:
-            yield from self._land()
+            return BlockInFlight(block, self.encoder, self.model, self.options, self._count)
 
-    def finish_bundle(self) -> Iterator[Any]:
-        while self.in_flight:
-            yield from self._land()
-
-    def teardown(self) -> None:
-        """Beam ends what has failed by this; else nothing is in flight any more."""
-        for flight, *_ in self.in_flight:
-            flight.cancel()
-
-    def _land(self) -> Iterator[Any]:
-        """What the block that is longest in flight becomes, in its own window."""
-        flight, timestamp, window = self.in_flight.popleft()
+    def end(self, flight: "BlockInFlight") -> Iterator[Any]:
         with self.watchdog.watch(flight.block.name):
             encoded = flight.result()
         self.rows.inc(encoded.stats.rows_in)
         self.tokens.inc(encoded.stats.tokens)
         if rejects := encoder_rejects(flight.block, encoded.stats):
-            yield beam.pvalue.TaggedOutput("rejects", WindowedValue(rejects, timestamp, (window,)))
-        yield WindowedValue(encoded, timestamp, (window,))
+            yield beam.pvalue.TaggedOutput("rejects", rejects)
+        yield encoded
+
+    def cancel(self, flight: "BlockInFlight") -> None:
+        flight.cancel()
 
     def _count(self, rows: int, tokens: int) -> None:
         self.watchdog.alive()
@@ -124,8 +108,9 @@ class BlockInFlight:
     ) -> None:
         self.block, self._model, self._options = block, model, options
         texts: list[str] = block.table.column("text").to_pylist()
-        self._chunks = encoder.chunk(texts) if options.long_texts == "chunk" else [[text] for text in texts]
-        self._submitted = encoder.submit([piece for pieces in self._chunks for piece in pieces], on_batch)
+        self._chunks = encoder.chunk(texts) if options.long_texts == "chunk" else None
+        pieces = [piece for pieces in self._chunks for piece in pieces] if self._chunks else texts
+        self._submitted = encoder.submit(pieces, on_batch)
 
     def cancel(self) -> None:
         """Drops what is not computed yet."""
@@ -139,18 +124,23 @@ class BlockInFlight:
         """
         encoded = self._submitted.result()
         _check_fidelity(encoded, self._options)
-        rows = [row for row, pieces in enumerate(self._chunks) for _ in pieces]
+        rows_in = self.block.table.num_rows
+        rows = np.repeat(np.arange(rows_in), list(map(len, self._chunks))) if self._chunks else np.arange(rows_in)
         refused = _refused(encoded, rows, self._options)
-        kept = np.array([i for i, row in enumerate(rows) if row not in refused], np.int64)
-        table = _table(self.block.table, encoded, self._chunks, rows, kept, self._model)
-        counts, truncated = encoded.token_counts[kept], encoded.truncated[kept]
+        kept = np.flatnonzero(~np.isin(rows, list(refused)))
+        if refused:
+            encoded = _taken(encoded, kept)
+        source = self.block.table.take(rows[kept]) if refused or self._chunks else self.block.table
+        if self._chunks:
+            source = _with_chunks(source, self._chunks, rows, kept)
+        table = _table(source, encoded, self._model)
         rejects = ((row, str(reason), error[:ERROR_CHARACTERS]) for row, (reason, error) in sorted(refused.items()))
         stats = PartStats(
-            rows_in=len(self._chunks),
+            rows_in=rows_in,
             rows_out=len(kept),
-            tokens=int(counts.sum()),
-            truncated=int(truncated.sum()),
-            chunks=len(kept) - (len(self._chunks) - len(refused)),
+            tokens=int(encoded.token_counts.sum()),
+            truncated=int(encoded.truncated.sum()),
+            chunks=len(kept) - (rows_in - len(refused)),
             rejects=tuple(rejects),
             cosines=tuple(float(c) for c in encoded.cosines),
         )
@@ -166,39 +156,41 @@ def _check_fidelity(encoded: Encoded, options: EncodeOptions) -> None:
         )
 
 
-def _refused(encoded: Encoded, rows: list[int], options: EncodeOptions) -> dict[int, tuple[Reason, str]]:
+def _refused(encoded: Encoded, rows: np.ndarray, options: EncodeOptions) -> dict[int, tuple[Reason, str]]:
     """Rows of the block to leave out, with the reason. One bad chunk refuses its whole text."""
     refused: dict[int, tuple[Reason, str]] = {}
     for position, reason, error in encoded.failures:
-        refused.setdefault(rows[position], (reason, error))
+        refused.setdefault(int(rows[position]), (reason, error))
     if options.long_texts == "reject":
         for long in np.flatnonzero(encoded.truncated):
             tokens = int(encoded.token_counts[long])
-            refused.setdefault(rows[long], (Reason.TOO_LONG, f"{tokens} tokens or more; --long_texts reject"))
+            refused.setdefault(int(rows[long]), (Reason.TOO_LONG, f"{tokens} tokens or more; --long_texts reject"))
     return refused
 
 
-def _table(
-    block: pa.Table, encoded: Encoded, chunks: list[list[str]], rows: list[int], kept: np.ndarray, model: ResolvedModel
-) -> pa.Table:
-    source = block.take(pa.array([rows[i] for i in kept], pa.int64()))
-    if any(len(pieces) != 1 for pieces in chunks):
-        source = _with_chunks(source, chunks, rows, kept)
-    vectors = pa.array(np.ascontiguousarray(encoded.vectors[kept]).reshape(-1), pa.float32())
-    kept_columns = [f for f in block.schema if f.name not in ("id", "text", SOURCE, OFFSET)]
+def _taken(encoded: Encoded, kept: np.ndarray) -> Encoded:
+    return encoded._replace(
+        vectors=encoded.vectors[kept], token_counts=encoded.token_counts[kept], truncated=encoded.truncated[kept]
+    )
+
+
+def _table(source: pa.Table, encoded: Encoded, model: ResolvedModel) -> pa.Table:
+    """The rows of a part; `source` has the texts that were encoded, row by row."""
+    vectors = pa.array(np.ascontiguousarray(encoded.vectors).reshape(-1), pa.float32())
+    kept_columns = [f for f in source.schema if f.name not in ("id", "text", SOURCE, OFFSET)]
     schema = embeddings_schema(model.fingerprint, pa.schema(kept_columns))
     arrays = [
         source.column("id"),
         source.column("text"),
-        pa.array(encoded.token_counts[kept], pa.int32()),
-        pa.array(encoded.truncated[kept], pa.bool_()),
+        pa.array(encoded.token_counts, pa.int32()),
+        pa.array(encoded.truncated, pa.bool_()),
         pa.FixedSizeListArray.from_arrays(vectors, type=schema.field("embedding").type),
         *(source.column(f.name) for f in kept_columns),
     ]
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def _with_chunks(source: pa.Table, chunks: list[list[str]], rows: list[int], kept: np.ndarray) -> pa.Table:
+def _with_chunks(source: pa.Table, chunks: list[list[str]], rows: np.ndarray, kept: np.ndarray) -> pa.Table:
     """The rows of texts that were cut, as `<id>/0`, `<id>/1`, …"""
     pieces = [(row, number, piece) for row, texts in enumerate(chunks) for number, piece in enumerate(texts)]
     chosen = [pieces[i] for i in kept]

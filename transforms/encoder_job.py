@@ -1,7 +1,6 @@
 """One call of the encoder: the batches that its texts make, what a worker does with each, and what comes of all."""
 
 import concurrent.futures
-import heapq
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -48,19 +47,18 @@ class Job:
     def __init__(
         self, texts: Sequence[str], model: Any, seats: "Seats", skip_truncated: bool, on_batch: OnBatch | None
     ) -> None:
-        place: dict[str, int] = {}
-        self._inverse = np.array([place.setdefault(text, len(place)) for text in texts], np.int64)
-        self._texts = list(place)
-        self._copies = np.bincount(self._inverse, minlength=len(place))
-        with TRACE.span("tokenize", texts=len(place)):
+        self._texts = list(dict.fromkeys(texts))
+        self._inverse = _inverse(texts, self._texts)
+        self._copies = np.bincount(self._inverse, minlength=len(self._texts))
+        with TRACE.span("tokenize", texts=len(self._texts)):
             self._tokens = model.tokenizer(self._texts)
         self._lengths = self._tokens.lengths
         self._widths = model.widths(self._lengths)
         self._truncated = self._tokens.counts > model.tokenizer.limit
-        self._wanted = np.flatnonzero(~self._truncated) if skip_truncated else np.arange(len(place))
+        self._wanted = np.flatnonzero(~self._truncated) if skip_truncated else np.arange(len(self._texts))
         self._is_reference, self._most_padding = model.is_reference, model.most_padding
         self._seats, self._on_batch = seats, on_batch
-        self._vectors = np.zeros((len(place), model.dim), np.float32)
+        self._vectors = np.zeros((len(self._texts), model.dim), np.float32)
         self._references: dict[int, Any] = {}  # row -> its vector in float32; in the sample's order
         self._failures: list[Failure] = []
         self._tasks: list[concurrent.futures.Future[None]] = []
@@ -95,8 +93,9 @@ class Job:
         failed = {failure.row for failure in self._failures}
         failed |= {failure.row for failure in self._bad_vectors(failed)}
         cosines = [_cosine(exact, self._vectors[row]) for row, exact in self._references.items() if row not in failed]
+        distinct = len(self._texts) == len(self._inverse)
         return Encoded(
-            self._vectors[self._inverse],
+            self._vectors if distinct else self._vectors[self._inverse],
             self._tokens.counts[self._inverse],
             self._truncated[self._inverse],
             self._failures_of_all(),
@@ -153,10 +152,12 @@ class Job:
     def _sample(self) -> list[int]:
         """Those whose texts hash smallest: the same wherever these texts are met."""
 
-        def key(row: int) -> tuple[int, str]:
-            return zlib.crc32(self._texts[row].encode("utf-8", "replace")), self._texts[row]
-
-        return heapq.nsmallest(FIDELITY_ROWS, self._wanted.tolist(), key)
+        texts = (self._texts[row] for row in self._wanted.tolist())
+        hashes = np.fromiter((zlib.crc32(t.encode("utf-8", "replace")) for t in texts), np.int64, len(self._wanted))
+        place = min(FIDELITY_ROWS, len(hashes)) - 1
+        few = np.flatnonzero(hashes <= np.partition(hashes, place)[place]) if len(hashes) else hashes
+        by_hash = sorted((int(hashes[i]), self._texts[self._wanted[i]], int(self._wanted[i])) for i in few)
+        return [row for *_, row in by_hash[:FIDELITY_ROWS]]
 
     def _bad_vectors(self, failed: set[int]) -> list[Failure]:
         """Adds rows that came out without a meaning to the failures; their vectors are set to zero."""
@@ -181,6 +182,14 @@ class Job:
         failures = {failure.row: failure for failure in self._failures}
         rows = np.flatnonzero(np.isin(self._inverse, list(failures))).tolist() if failures else []
         return [failures[int(self._inverse[row])]._replace(row=row) for row in rows]
+
+
+def _inverse(texts: Sequence[str], distinct: Sequence[str]) -> np.ndarray:
+    """(n,) int64: of each text, its place among the distinct ones."""
+    if len(distinct) == len(texts):
+        return np.arange(len(texts))
+    place = {text: number for number, text in enumerate(distinct)}
+    return np.array([place[text] for text in texts], np.int64)
 
 
 def batches(

@@ -60,7 +60,7 @@ class FastTokenizer:
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         encodings = self._encode_cut(texts)
-        counts = np.fromiter((len(e) for e in encodings), np.int32, len(encodings))
+        counts = np.fromiter(map(len, encodings), np.int32, len(encodings))
         starts = np.zeros(len(encodings) + 1, np.int64)
         np.cumsum(np.minimum(counts, self.limit), out=starts[1:])
         # One pass over the lists: what is done here holds the GIL, which the Rust tokenizer does not.

@@ -5,7 +5,8 @@ import functools
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -18,10 +19,13 @@ from schemas.embeddings import MODEL_KEY, Part, PartStats, part_bytes, read_foot
 from schemas.manifest import PartEntry
 from schemas.model import ModelFingerprint
 from schemas.rejects import RAW_BYTES, Reason, Reject, rejects_table
+from transforms.flights import FlightsDoFn
 from transforms.progress import PROGRESS
 from transforms.trace import TRACE
 
 REJECTS_FOLDER = "_rejects"
+WRITERS = 2
+"""Of a bundle: a block and its file are in memory for each."""
 
 
 class EncodedBlock(NamedTuple):
@@ -165,7 +169,34 @@ class WriteParts(beam.PTransform):
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
         write = functools.partial(_write_and_count, self.output, self.fingerprint, self.overwrite)
-        return blocks | "WritePart" >> beam.Map(write).with_output_types(Part)
+        return blocks | "WritePart" >> beam.ParDo(_WritePart(write)).with_output_types(Part)
+
+
+class _WritePart(FlightsDoFn[EncodedBlock, "Future[Part]"]):
+    """Compressing a part and putting it where it belongs need no Python: the next block is read meanwhile. The bundle
+    is done when all of its parts are there for sure."""
+
+    most_flights = WRITERS
+
+    def __init__(self, write: Callable[[EncodedBlock], Part]) -> None:
+        self.write = write
+
+    def setup(self) -> None:
+        super().setup()
+        self.writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="writer")
+
+    def begin(self, block: EncodedBlock) -> "Future[Part]":
+        return self.writers.submit(self.write, block)
+
+    def end(self, flight: "Future[Part]") -> Iterator[Part]:
+        yield flight.result()
+
+    def cancel(self, flight: "Future[Part]") -> None:
+        flight.cancel()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.writers.shutdown()  # waits for those that have begun: a run that fails leaves nothing half written
 
 
 def _write_and_count(output: str, fingerprint: ModelFingerprint, overwrite: bool, block: EncodedBlock) -> Part:

@@ -1,18 +1,27 @@
 """Parts and rejects are there whole or not at all, once, under a name that follows from what is in them."""
 
 import dataclasses
+import hashlib
+import time
 from pathlib import Path
+from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.testing.test_pipeline import TestPipeline as _TestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
+from schemas import storage
 from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk
-from schemas.embeddings import PartStats, embeddings_schema
+from schemas.embeddings import Part, PartStats, embeddings_schema
+from schemas.errors import RunFailed
 from schemas.model import ModelFingerprint
 from schemas.rejects import Reason, Reject
-from transforms.write import EncodedBlock, encoder_rejects, find_part, write_part, write_rejects
+from transforms.write import WRITERS, EncodedBlock, WriteParts, encoder_rejects, find_part, write_part, write_rejects
 
 NAME = "part-0123456789abcdef0123456789abcdef.parquet"
 MODEL = ModelFingerprint(
@@ -101,3 +110,78 @@ def test_rejects_are_named_by_their_content_and_counted_by_reason(tmp_path: Path
         "source": "a", "offset": 2, "stage": "read", "reason": "broken_json", "error": "error 2", "raw": b"\xff",
     }  # fmt: skip
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.parquet")] == [first.entry.name]
+
+
+def blocks(n: int) -> list[EncodedBlock]:
+    return [encoded()._replace(number=i, name=f"part-{i:032x}.parquet") for i in range(n)]
+
+
+def write_all(folder: Path, found: list[EncodedBlock], check: Any) -> None:
+    """As one bundle, at timestamps 0, 10, 20, …"""
+    with _TestPipeline() as pipeline:
+        parts = (
+            pipeline
+            | beam.Create([0])
+            | beam.FlatMap(lambda _: (TimestampedValue(b, 10 * b.number) for b in found)).with_output_types(
+                EncodedBlock
+            )
+            | beam.WindowInto(FixedWindows(10))
+            | WriteParts(str(folder), MODEL)
+            | beam.Map(_seen, str(folder))
+        )
+        assert_that(parts, check)
+
+
+def _seen(
+    part: Part, folder: str, timestamp: Any = beam.DoFn.TimestampParam, window: Any = beam.DoFn.WindowParam
+) -> tuple[int, bool, int, int]:
+    there = storage.read_bytes(f"{folder}/{part.name}") if storage.stat(f"{folder}/{part.name}") else b""
+    return (
+        part.number,
+        f"sha256:{hashlib.sha256(there).hexdigest()}" == part.checksum,
+        int(timestamp),
+        int(window.start),
+    )
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch, fail_at: str = "") -> list[tuple[str, int]]:
+    """Lets each part take a while; what begins and ends, with how many were under way then."""
+    log: list[tuple[str, int]] = []
+    under_way: set[str] = set()
+    real = storage.create
+
+    def create(uri: str, data: bytes) -> bool:
+        under_way.add(uri)
+        log.append(("begin", len(under_way)))
+        time.sleep(0.05)
+        try:
+            if fail_at and uri.endswith(fail_at):
+                raise RunFailed(f"{uri}: cannot be written: No space left on device")
+            return real(uri, data)
+        finally:
+            log.append(("end", len(under_way)))
+            under_way.discard(uri)
+
+    monkeypatch.setattr(storage, "create", create)
+    return log
+
+
+def test_a_part_is_told_of_when_it_is_there_whole_in_its_own_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = slowly(monkeypatch)
+    write_all(tmp_path, blocks(5), equal_to([(n, True, 10 * n, 10 * n) for n in range(5)]))
+    assert max(many for _, many in log) == WRITERS
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_part_that_cannot_be_written_fails_the_run_and_the_others_end_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = blocks(5)
+    log = slowly(monkeypatch, fail_at=found[1].name)
+    with pytest.raises(Exception, match=f"{found[1].name}: cannot be written: No space left"):
+        write_all(tmp_path, found, equal_to([]))
+    kinds = [kind for kind, _ in log]
+    assert kinds.count("begin") == kinds.count("end") < 5
+    assert all(path.name in {f.name for f in found} for path in tmp_path.iterdir())  # nothing half written
