@@ -204,8 +204,8 @@ class ReadBlocks(beam.PTransform):
     """PCollection[Split] -> (blocks: PCollection[Block], rejects: PCollection[RejectChunk],
     reads: PCollection[SplitRead])
 
-    A generator, fused with what follows: a split's next block is read when the last one is written, so a worker holds
-    one block.
+    A generator, fused with what follows: a split's next block is read when there is room for it among those that are
+    encoded and written, so a worker holds a few blocks.
     """
 
     options: BlockOptions
