@@ -64,7 +64,7 @@ class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
 
     def setup(self) -> None:
         super().setup()
-        self.encoder = self.shared.acquire(self._load)
+        self.encoder: Encoder | None = None
         self.watchdog = Watchdog(self.timeout_seconds)
 
     def _load(self) -> Encoder:
@@ -75,6 +75,8 @@ class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
         return encoder
 
     def begin(self, block: Block) -> "BlockInFlight":
+        if self.encoder is None:  # with the first block: a run that finds nothing new needs no model
+            self.encoder = self.shared.acquire(self._load)
         with self.watchdog.watch(block.name):
             return BlockInFlight(block, self.encoder, self.model, self.options, self._count)
 

@@ -202,11 +202,11 @@ class _Strip:
         keep = (scores >= self.floor[rows]) & (
             (scores > last.scores) | ((scores == last.scores) & (found < last.ranks))
         )
-        self.best = _add(self.best, rows[keep], scores[keep], found[keep])
+        self.best = _with_matches(self.best, rows[keep], scores[keep], found[keep])
         self.floor = np.maximum(self.floor, self.best.scores[:, -1])
 
 
-def _add(best: TopK, rows: np.ndarray, scores: np.ndarray, ranks: np.ndarray) -> TopK:
+def _with_matches(best: TopK, rows: np.ndarray, scores: np.ndarray, ranks: np.ndarray) -> TopK:
     """Matches merged into the queries that they belong to; most tiles improve few queries."""
     touched, places = np.unique(rows, return_inverse=True)
     if not len(touched):

@@ -212,6 +212,18 @@ def test_what_only_the_encoder_can_tell_is_one_line_too(
     assert not found.output.exists()
 
 
+def test_a_run_that_finds_nothing_new_loads_no_model(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(source)
+
+    def loaded(*_: object) -> None:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("transforms.encode.Encoder", loaded)
+    again = run(source)
+    assert (again.status, again.manifest) == (0, first.manifest)
+    assert "nothing was new" in again.stdout
+
+
 def test_a_plan_says_what_there_is_to_do_and_writes_nothing(run: Run, source: Path, tmp_path: Path) -> None:
     before = tree(tmp_path)
     found = run(source, "--plan")

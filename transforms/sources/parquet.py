@@ -20,6 +20,7 @@ _BATCH_BYTES = 16 << 20
 _BUFFER_BYTES, _FIRST_BUFFER_BYTES = 4 << 20, 256 << 10
 """Column chunks are streamed by this much, the second where only first rows are wanted; without it, or with pyarrow's
 pre_buffer, each is held whole, and a row group may be the whole file."""
+_OF_VIEW = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
@@ -54,12 +55,13 @@ def parquet_schema(file: FileInfo) -> pa.Schema:
 
 
 def kept_fields(piece: Slice, options: ReadOptions) -> list[pa.Field]:
-    """The kept columns as the file has them: its types, without its metadata, and nullable."""
+    """The kept columns as the file has them: its types, without its metadata, and nullable. Views become what they are
+    views of: Arrow cannot take rows of them."""
     schema = parquet_schema(piece.file)
     fields = []
     for name in options.keep_columns:
         type_ = _type_at(schema, _path(piece.file.uri, schema, name))
-        fields.append(pa.field(name, type_))
+        fields.append(pa.field(name, _OF_VIEW.get(type_, type_)))
     return fields
 
 

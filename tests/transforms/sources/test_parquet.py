@@ -187,6 +187,13 @@ def test_kept_columns_keep_their_type_and_value(write) -> None:
     assert columns[4].to_pylist() == ["p", None]
 
 
+def test_kept_views_become_what_they_are_views_of(write) -> None:
+    table = pa.table({"text": ["a"], "s": pa.array(["v"], pa.string_view()), "b": pa.array([b"w"], pa.binary_view())})
+    piece, options = write("a.parquet", content(table)), ReadOptions(keep_columns=("s", "b"))
+    assert kept_schema(piece, options).types == [pa.string(), pa.binary()]
+    assert read(piece, options) == [Row(0, "a", None, ("v", b"w"))]
+
+
 def test_non_null_columns_become_nullable_kept_ones(write) -> None:
     schema = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("k", pa.int64(), nullable=False)])
     piece = write("a.parquet", content(pa.table({"text": ["a"], "k": [1]}, schema=schema)))
