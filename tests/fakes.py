@@ -16,6 +16,8 @@ PALETTE = 997
 class FakeEncoder:
     """Same text, same unit vector. A text's tokens are its words."""
 
+    calls = 2
+
     def __init__(self, model: ResolvedModel, options: EncodeOptions) -> None:
         self.limit = options.max_seq_length or model.fingerprint.max_seq_length
         self._pool = concurrent.futures.ThreadPoolExecutor(1)

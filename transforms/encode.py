@@ -27,8 +27,6 @@ from transforms.write import EncodedBlock, encoder_rejects
 
 _LOGGER = logging.getLogger(__name__)
 ERROR_CHARACTERS = 300
-BLOCKS_IN_FLIGHT = 2
-"""Of a bundle: one that is computed, and one whose batches wait behind. A third is read, or written, meanwhile."""
 
 
 @dataclasses.dataclass
@@ -54,8 +52,6 @@ class EncodeTexts(beam.PTransform):
 class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
     """Reading the next blocks and writing the last ones go on while the encoder computes."""
 
-    most_flights = BLOCKS_IN_FLIGHT
-
     def __init__(self, model: ResolvedModel, options: EncodeOptions, timeout_seconds: float) -> None:
         self.model, self.options, self.timeout_seconds = model, options, timeout_seconds
         self.shared = Shared()
@@ -77,6 +73,7 @@ class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
     def begin(self, block: Block) -> "BlockInFlight":
         if self.encoder is None:  # with the first block: a run that finds nothing new needs no model
             self.encoder = self.shared.acquire(self._load)
+            self.most_flights = self.encoder.calls
         with self.watchdog.watch(block.name):
             return BlockInFlight(block, self.encoder, self.model, self.options, self._count)
 

@@ -1,6 +1,6 @@
 """Texts -> (n, dim) float32, as `SentenceTransformer.encode` makes them, only faster. No Beam.
 
-Texts are tokenized in a thread of their own, sorted by tokens, cut into batches and computed by workers. Several calls
+Texts are tokenized in threads of their own, sorted by tokens, cut into batches and computed by workers. Several calls
 are under way at once: while the workers are busy with one, the next is tokenized and its batches queue, so that no
 worker waits at a call's end. On a CPU a batch stays in a core's cache, and a worker is a core, which needs no barrier
 inside an operation. Importing this module imports neither torch nor sentence_transformers: that takes five seconds,
@@ -20,12 +20,17 @@ from transforms.model import EncodeOptions, ResolvedModel
 
 WORKERS_A_GPU = 2
 """The copies and the Python of one's batch go on while the kernels of the other's run. MPS is for one thread alone."""
+TOKENIZERS = {"cpu": 1, "cuda": 2, "mps": 1}
+"""Threads. All cores tokenize a call's texts, then one takes the ids out: with 16 of them, for half as long again. A
+GPU may be faster than both together, so another call is tokenized meanwhile. Reckoned from CPUs, not measured."""
 
 
 class Encoder:
     """A loaded model that owns the process's compute. One a process, for all of its threads.
 
     Vectors depend on the texts and their order alone, to the bit, on one kind of machine with one number of threads.
+
+    calls: under way at a time keep it busy. One makes hundreds of a CPU's batches, and few of a GPU's
 
     Raises:
         InputError: `--device` is not here, or the model has no transformer to run in a low precision.
@@ -40,10 +45,12 @@ class Encoder:
         self._skip_truncated = options.long_texts == "reject"
         self._seats = Seats(self._models * each)
         self._clock = BusyClock()
-        self._tokenizer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tokenizer")
+        n_workers, n_tokenizers = len(self._models) * each, TOKENIZERS[self.device]
+        self._tokenizer = concurrent.futures.ThreadPoolExecutor(n_tokenizers, thread_name_prefix="tokenizer")
         self._workers = concurrent.futures.ThreadPoolExecutor(
-            len(self._models) * each, thread_name_prefix="encoder", initializer=self._seats.take
+            n_workers, thread_name_prefix="encoder", initializer=self._seats.take
         )
+        self.calls = n_tokenizers + (1 if self.device == "cpu" else n_workers)
 
     @property
     def dim(self) -> int:

@@ -24,6 +24,8 @@ MOST_ROWS = 16_384
 class FreeEncoder:
     """Unit vectors that were there before. No two rows of a block have the same, or they would compress too well."""
 
+    calls = 2
+
     def __init__(self, model: ResolvedModel, options: EncodeOptions) -> None:
         self._vectors = unit_vectors(model.fingerprint.dim)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.benchmarks import corpus
 from tests.transforms.test_encoder import TEXTS, assert_same, expected, fail_on, make_encoder, make_model
 from transforms.device import MOST_BATCH_TOKENS, activation_bytes, cuda_batch_tokens
-from transforms.encoder import WORKERS_A_GPU, Encoder
+from transforms.encoder import TOKENIZERS, WORKERS_A_GPU, Encoder
 from transforms.encoder_job import batches
 from transforms.lanes import LANES, MOST_PADDING, DirectLane, StagedLane
 
@@ -74,6 +74,18 @@ def test_vectors_are_those_of_encode_by_way_of_buffers_and_buckets(small: str, s
     assert_same(again[0].result().vectors[::-1].copy(), found.vectors)
     assert np.array_equal(again[1].result().vectors, found.vectors)
     assert_same(again[2].result().vectors, found.vectors[:3])
+
+
+def test_calls_that_are_tokenized_side_by_side_keep_their_rows(
+    small: str, staged: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOKENIZERS, "cpu", 2)
+    devices(monkeypatch, 2)
+    encoder = make_encoder(small, batch_tokens=2048)
+    wanted = expected(small, MIXED)
+    calls = [(start, encoder.submit(MIXED[start : start + 40])) for start in range(0, len(MIXED), 20)]
+    for start, call in calls:
+        assert_same(call.result().vectors, wanted[start : start + 40])
 
 
 def test_a_low_precision_and_its_measure_go_the_same_way(small: str, staged: None) -> None:
@@ -221,6 +233,7 @@ def test_every_visible_gpu_gets_a_model_and_two_workers(small: str, monkeypatch:
     encoder: Encoder = make_encoder(small, device="cuda")
     assert made == [(f"cuda:{number}", WORKERS_A_GPU) for number in range(3)]
     assert encoder._workers._max_workers == 3 * WORKERS_A_GPU
+    assert (encoder._tokenizer._max_workers, encoder.calls) == (2, 8)
 
 
 class Config:
