@@ -106,6 +106,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
             "input": config.input,
             "input_version": dataset.manifest.version,
             "input_parts": [part.name for part in dataset.manifest.parts],
+            "ids_repeat": _ids_repeat(dataset),
             "method": "exact",
             "filter": choice.why,
             "estimate": estimate._asdict(),
@@ -136,7 +137,18 @@ def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
             raise InputError(f"--previous {config.previous}: has the best alone (--{name} {then[name]})")
     if then["duplicates"] != config.duplicates:
         raise InputError(f"--previous {config.previous}: was made with --duplicates {then['duplicates']}")
+    if _ids_repeat(dataset) or manifest.details.get("ids_repeat"):
+        raise InputError(
+            f"--previous {config.previous}: of rows embedded with --id_column and --duplicate_ids keep, ids do not tell "
+            "which row a pair is of; mine without it"
+        )
     return Previous.of(pairs, [part.name for part in dataset.manifest.parts])
+
+
+def _ids_repeat(dataset: Dataset) -> bool:
+    """Whether rows of other text may have one id. Ids made of texts repeat with their texts alone."""
+    options = dataset.manifest.options
+    return options.get("duplicate_ids") == "keep" and options.get("id_column") is not None
 
 
 def _recorded_options(config: MineConfig, dataset: Dataset) -> dict[str, Any]:

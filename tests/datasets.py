@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,7 @@ def write_dataset(
     part_rows: int = 500,
     fingerprint: ModelFingerprint = FINGERPRINT,
     kind: str = "embeddings",
+    options: dict[str, Any] | None = None,
 ) -> Path:
     """The next version of the dataset in `folder`: rows of these vectors, by default each with a text of its own."""
     fingerprint = dataclasses.replace(fingerprint, dim=vectors.shape[1])
@@ -53,7 +55,7 @@ def write_dataset(
         kind=kind,
         created="2026-01-01T00:00:00+00:00",
         fingerprint=fingerprint,
-        options={},
+        options=options or {},
         parts=tuple(entries),
         rejects=(),
         splits=(),

@@ -507,6 +507,20 @@ def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Pat
     assert found.status == 2 and "is a dataset of embeddings" in found.stderr
 
 
+@pytest.mark.parametrize("double", ["then", "now"])
+def test_an_earlier_output_is_refused_where_an_id_may_be_of_several_texts(
+    run: Miner, tmp_path: Path, double: str
+) -> None:
+    """Of two rows `0000` one goes: its pairs would be taken for the other's."""
+    vectors, ids = clustered(40), [f"{i:04d}" for i in range(38)] + ["0000", "0001"]
+    keep = {"id_column": "key", "duplicate_ids": "keep"}
+    several = write_dataset(tmp_path / "several", vectors, ids, [f"text {i}" for i in range(40)], 20, options=keep)
+    unique = write_dataset(tmp_path / "unique", vectors[:38], ids[:38], part_rows=20, options={"id_column": "key"})
+    old, new = (several, unique) if double == "then" else (unique, several)
+    found = run(new, 0.8, "--previous", run(old, 0.8).output)
+    assert found.status == 2 and "ids do not tell which row a pair is of; mine without it" in found.stderr
+
+
 def test_an_earlier_output_of_other_arithmetic_is_not_mixed_in(
     run: Miner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
