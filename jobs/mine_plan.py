@@ -139,8 +139,8 @@ def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
         raise InputError(f"--previous {config.previous}: was made with --duplicates {then['duplicates']}")
     if _ids_repeat(dataset) or manifest.details.get("ids_repeat"):
         raise InputError(
-            f"--previous {config.previous}: of rows embedded with --id_column and --duplicate_ids keep, ids do not tell "
-            "which row a pair is of; mine without it"
+            f"--previous {config.previous}: of rows embedded with --id_column and --duplicate_ids keep, ids do not "
+            "tell which row a pair is of; mine without it"
         )
     return Previous.of(pairs, [part.name for part in dataset.manifest.parts])
 
