@@ -78,10 +78,7 @@ class DuplicateGroups:
         """From what `groups_table` makes."""
         rows, stands = (table.column(name).to_numpy() for name in ("row", "representative"))
         ids = table.column("id").combine_chunks()
-        again = np.zeros(len(rows), dtype=bool)
-        if len(rows) > 1:
-            same_id = np.asarray(pa.compute.equal(ids[1:], ids[:-1]))
-            again[1:] = same_id & (stands[1:] == stands[:-1])
+        again = _as_before(ids, stands)
         representatives, starts = np.unique(stands[~again], return_index=True)
         return cls(
             dropped=np.sort(rows[rows != stands]),
@@ -190,7 +187,8 @@ def groups_table(found: Iterable[bytes], source: Source, previous: Previous | No
     """Groups of the rows that `equal_texts` found: row, representative, id, first row of the text, old and fresh.
 
     A group's smallest id stands for it. Of an earlier run's rows and new ones of a text, each have a group where all
-    pairs are listed (old ones know theirs); else the earlier run's representative goes on to stand for all.
+    pairs are listed (old ones know theirs); else the earlier run's representative goes on to stand for all. A new row
+    of an old one's text and id has no pairs but those that are known: it is of the old one's group.
     """
     pairs = np.concatenate([np.empty((0, 2), np.int64), *(np.frombuffer(f, np.int64).reshape(-1, 2) for f in found)])
     rows, known = rows_of(source), np.empty(0, np.int64)
@@ -202,9 +200,12 @@ def groups_table(found: Iterable[bytes], source: Source, previous: Previous | No
     old = previous.is_old(rows, numbers) if previous else np.zeros(len(numbers), dtype=bool)
     settled = old & ~np.isin(numbers, known)
     ids = rows.take(numbers, ["id"]).column("id")
-    table = pa.table({"row": numbers, "first": firsts, "id": ids, "old": old, "after": ~settled})
-    by = ["first", "after", "id", "row"]  # what is settled comes first, and so represents
-    table = table.sort_by([(name, "ascending") for name in by])
+    table = pa.table({"row": numbers, "first": firsts, "id": ids, "old": old, "new": ~settled})
+    table = table.sort_by([(name, "ascending") for name in ("first", "id", "new", "row")])
+    heads = ~_as_before(table.column("id").combine_chunks(), table.column("first").to_numpy())
+    after = table.column("new").to_numpy()[heads][np.cumsum(heads) - 1]
+    by = ["first", "after", "id", "new", "row"]  # what is settled comes first, and so represents
+    table = table.append_column("after", pa.array(after)).sort_by([(name, "ascending") for name in by])
     numbers, firsts, old, after = (table.column(name).to_numpy() for name in ("row", "first", "old", "after"))
     group = 2 * firsts + after if expand else firsts
     _, starts, label = np.unique(group, return_index=True, return_inverse=True)
@@ -214,6 +215,14 @@ def groups_table(found: Iterable[bytes], source: Source, previous: Previous | No
     table = pa.table(columns | {"old": old & ~after & expand, "fresh": fresh, "member": stands != numbers})
     order = ["representative", "id", "member", "row"]
     return table.sort_by([(name, "ascending") for name in order]).drop_columns(["member"])
+
+
+def _as_before(ids: pa.Array, numbers: np.ndarray) -> np.ndarray:
+    """(n,) whether each row has the id and the number of the one before it."""
+    same = np.zeros(len(ids), dtype=bool)
+    if len(ids) > 1:
+        same[1:] = np.asarray(pa.compute.equal(ids[1:], ids[:-1])) & (numbers[1:] == numbers[:-1])
+    return same
 
 
 @functools.lru_cache(maxsize=2)

@@ -507,6 +507,20 @@ def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Pat
     assert found.status == 2 and "is a dataset of embeddings" in found.stderr
 
 
+@pytest.mark.parametrize("flags", [[], ["--duplicates", "collapse"]])
+def test_a_text_that_comes_again_under_the_same_id_adds_no_pairs_to_an_earlier_output(
+    run: Miner, tmp_path: Path, flags: list[str]
+) -> None:
+    """Ids made of texts: rows 10 to 19 come again after row 40, and before it."""
+    again = [*range(15, 20), *range(40), *range(10, 15), *range(40, 45)]
+    vectors, ids = clustered(45), [f"{i * 7 % 45:04d}" for i in range(45)]
+    old = write_dataset(tmp_path / "old", vectors[:40], ids[:40], part_rows=5)
+    new = write_dataset(tmp_path / "new", vectors[again], [ids[i] for i in again], part_rows=5)
+    full = run(new, 0.5, "--groups", *flags)
+    assert len(full.scores) > 20
+    assert run(new, 0.5, "--groups", *flags, "--previous", run(old, 0.5, *flags).output).files == full.files
+
+
 @pytest.mark.parametrize("double", ["then", "now"])
 def test_an_earlier_output_is_refused_where_an_id_may_be_of_several_texts(
     run: Miner, tmp_path: Path, double: str
