@@ -122,11 +122,13 @@ def is_job(name: str) -> bool:
 
 
 def spans_of(file: Path) -> Trace:
-    """All from the first byte that was read to the published version; the model is loaded before."""
+    """All to the published version from when the model was loaded, which is after the first block was read."""
+    events = [event for event in json.loads(file.read_text())["traceEvents"] if event["ph"] == "X"]
+    loaded = max(event["ts"] + event["dur"] for event in events if event["name"] == "load model")
     trace = Trace()
-    for event in json.loads(file.read_text())["traceEvents"]:
-        if event["ph"] == "X" and event["name"] != "load model":
-            trace.spans.append(Span(event["name"], event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6, "", {}))
+    for event in events:
+        if (end := event["ts"] + event["dur"]) > loaded:
+            trace.spans.append(Span(event["name"], max(event["ts"], loaded) / 1e6, end / 1e6, "", {}))
     return trace
 
 
