@@ -37,8 +37,9 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     recorded = _recorded_options(config, kept)
     splits = make_splits(slices, digest(recorded, model.fingerprint.digest))
     base = newest_manifest(config.output)
-    damaged = damaged_files(config.output, base) if base and not config.fresh else set()
-    known = _whole_splits(base, damaged) if base and not config.fresh else set()
+    earlier = None if config.fresh else base
+    damaged = damaged_files(config.output, earlier) if earlier else set()
+    known = _whole_splits(earlier, damaged) if earlier else set()
     todo = tuple(split for split in splits if split.id not in known)
     plan = Plan(
         output=config.output,

@@ -86,9 +86,6 @@ class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
             yield beam.pvalue.TaggedOutput("rejects", rejects)
         yield encoded
 
-    def cancel(self, flight: "BlockInFlight") -> None:
-        flight.cancel()
-
     def _count(self, rows: int, tokens: int) -> None:
         self.watchdog.alive()
         PROGRESS.add(rows=rows, tokens=tokens)

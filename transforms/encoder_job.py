@@ -1,6 +1,7 @@
 """One call of the encoder: the batches that its texts make, what a worker does with each, and what comes of all."""
 
 import concurrent.futures
+import heapq
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -152,12 +153,10 @@ class Job:
     def _sample(self) -> list[int]:
         """Those whose texts hash smallest: the same wherever these texts are met."""
 
-        texts = (self._texts[row] for row in self._wanted.tolist())
-        hashes = np.fromiter((zlib.crc32(t.encode("utf-8", "replace")) for t in texts), np.int64, len(self._wanted))
-        place = min(FIDELITY_ROWS, len(hashes)) - 1
-        few = np.flatnonzero(hashes <= np.partition(hashes, place)[place]) if len(hashes) else hashes
-        by_hash = sorted((int(hashes[i]), self._texts[self._wanted[i]], int(self._wanted[i])) for i in few)
-        return [row for *_, row in by_hash[:FIDELITY_ROWS]]
+        rows = self._wanted.tolist()
+        texts = [self._texts[row] for row in rows]
+        hashes = (zlib.crc32(text.encode("utf-8", "replace")) for text in texts)
+        return [row for *_, row in heapq.nsmallest(FIDELITY_ROWS, zip(hashes, texts, rows, strict=True))]
 
     def _bad_vectors(self, failed: set[int]) -> list[Failure]:
         """Adds rows that came out without a meaning to the failures; their vectors are set to zero."""

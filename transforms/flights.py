@@ -2,15 +2,23 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import apache_beam as beam
 from apache_beam.transforms.window import BoundedWindow
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+
+class Cancellable(Protocol):
+    """Work under way, as a Future is."""
+
+    def cancel(self) -> object:
+        """Drops what is not done yet."""
+
+
 T = TypeVar("T")
-Flight = TypeVar("Flight")
+Flight = TypeVar("Flight", bound=Cancellable)
 
 
 class FlightsDoFn(beam.DoFn, Generic[T, Flight]):
@@ -27,10 +35,6 @@ class FlightsDoFn(beam.DoFn, Generic[T, Flight]):
 
     def end(self, flight: Flight) -> Iterator[Any]:
         """Waits for the work; what the element becomes."""
-        raise NotImplementedError
-
-    def cancel(self, flight: Flight) -> None:
-        """Drops what is not done yet."""
         raise NotImplementedError
 
     def setup(self) -> None:
@@ -50,7 +54,7 @@ class FlightsDoFn(beam.DoFn, Generic[T, Flight]):
     def teardown(self) -> None:
         """Beam ends what has failed by this; else nothing is under way any more."""
         for flight, *_ in self._flights:
-            self.cancel(flight)
+            flight.cancel()
 
     def _land(self) -> Iterator[Any]:
         """What the element that is longest under way becomes, in its own window."""

@@ -24,8 +24,7 @@ PRODUCT_OF = {torch.int8: torch.int32, torch.bfloat16: torch.bfloat16}
 
 def code_dtype(device: str, dims: int) -> torch.dtype:
     """What codes of `dims` dimensions are kept in: int8, or bfloat16 where that multiplies faster, and rightly."""
-    pays = device == "cpu" and dims <= MOST_DIMS and on_one_thread(_bfloat16_pays)
-    return torch.bfloat16 if pays else torch.int8
+    return torch.bfloat16 if device == "cpu" and dims <= MOST_DIMS and _bfloat16_pays() else torch.int8
 
 
 def multiply(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> None:
@@ -86,8 +85,10 @@ def _int8_pays(device: str) -> bool:
 @functools.lru_cache
 def _bfloat16_pays() -> bool:
     """Whether bfloat16 products are those of whole numbers, rounded once to the nearest, and faster than int8 ones."""
-    if not has_fast_bfloat16("cpu"):
-        return False
+    return has_fast_bfloat16("cpu") and on_one_thread(_bfloat16_is_right_and_faster)
+
+
+def _bfloat16_is_right_and_faster() -> bool:
     codes = torch.randint(-LARGEST, LARGEST + 1, (256, MOST_DIMS), generator=torch.Generator().manual_seed(0))
     if not torch.equal(codes.bfloat16() @ codes.bfloat16().t(), (codes.float() @ codes.float().t()).bfloat16()):
         return False

@@ -191,9 +191,6 @@ class _WritePart(FlightsDoFn[EncodedBlock, "Future[Part]"]):
     def end(self, flight: "Future[Part]") -> Iterator[Part]:
         yield flight.result()
 
-    def cancel(self, flight: "Future[Part]") -> None:
-        flight.cancel()
-
     def teardown(self) -> None:
         super().teardown()
         self.writers.shutdown()  # waits for those that have begun: a run that fails leaves nothing half written
