@@ -15,7 +15,7 @@ import zstandard
 
 from schemas import storage
 from schemas.splits import FileInfo, Slice
-from transforms.sources.rows import BadFile
+from transforms.sources.rows import BadFile, gathered
 
 CHUNK_BYTES = 1 << 20
 PIECES_AHEAD = 8
@@ -96,21 +96,7 @@ def reading(uri: str) -> Iterator[None]:
 
 def _gathered(parts: Iterator[bytes]) -> Iterator[bytes]:
     """The same bytes in chunks of at least CHUNK_BYTES, so that small ones cost nothing further on."""
-    held: list[bytes] = []
-    size = 0
-    try:
-        for part in parts:
-            held.append(part)
-            size += len(part)
-            if size >= CHUNK_BYTES:
-                yield b"".join(held)
-                held, size = [], 0
-    except BadFile:
-        if held:
-            yield b"".join(held)
-        raise
-    if held:
-        yield b"".join(held)
+    return map(b"".join, gathered(parts, len, CHUNK_BYTES))
 
 
 def decompress(raw: Iterator[bytes], codec: str, uri: str) -> Iterator[bytes]:

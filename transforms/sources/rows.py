@@ -2,14 +2,15 @@
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 
+T = TypeVar("T")
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 20
 NO_END = np.iinfo(np.int64).max
 
@@ -70,22 +71,32 @@ class Rows:
 
 
 def in_batches(items: Iterator[Item]) -> Iterator[Rows]:
-    """The items of a source that makes them one by one. Those before a BadFile come before it."""
-    held: list[Item] = []
-    characters = 0
+    """The items of a source that makes them one by one."""
+    return map(Rows.of, gathered(items, _characters, BATCH_CHARACTERS))
+
+
+def _characters(item: Item) -> int:
+    """That an item counts for: of short ones, so many that a batch has BATCH_ROWS at most."""
+    return max(len(item.text) if isinstance(item, Row) else 0, BATCH_CHARACTERS // BATCH_ROWS)
+
+
+def gathered(items: Iterator[T], size_of: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+    """The items, as many at a time as make `enough`. Those before a BadFile come before it."""
+    held: list[T] = []
+    size = 0
     try:
         for item in items:
             held.append(item)
-            characters += len(item.text) if isinstance(item, Row) else 0
-            if len(held) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
-                yield Rows.of(held)
-                held, characters = [], 0
+            size += size_of(item)
+            if size >= enough:
+                yield held
+                held, size = [], 0
     except BadFile:
         if held:
-            yield Rows.of(held)
+            yield held
         raise
     if held:
-        yield Rows.of(held)
+        yield held
 
 
 class BadFile(Exception):
