@@ -12,6 +12,7 @@ import torch
 
 from schemas.errors import InputError
 from transforms.device import DEFAULT_BATCH_TOKENS, activation_bytes, cuda_batch_tokens
+from transforms.fused_transformer import BATCH_TOKENS, FusedTransformer, can_be_fused
 from transforms.lanes import LANES
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.model_folder import NO_LIMIT
@@ -96,6 +97,8 @@ class LoadedModel:
             token_bytes = activation_bytes(config, min(self.tokenizer.limit, 512), dtype.itemsize)
             if token_bytes:
                 return cuda_batch_tokens(torch.cuda.mem_get_info(self._device)[0], token_bytes, workers)
+        if isinstance(getattr(self._model[0], "model", None), FusedTransformer):
+            return BATCH_TOKENS
         return DEFAULT_BATCH_TOKENS[self._device.type]
 
 
@@ -137,8 +140,12 @@ def _quietly() -> Iterator[None]:
 def _lower(model: Any, dtype: torch.dtype) -> None:
     """Converts the transformer alone; what it hands on is float32 again. Faster than autocast, which casts weights at
     every call."""
-    _transformer(model, "--dtype", "--dtype float32").to(dtype)
-    model[0].register_forward_hook(_raise)
+    transformer = _transformer(model, "--dtype", "--dtype float32")
+    if dtype == torch.bfloat16 and can_be_fused(transformer, model.max_seq_length or NO_LIMIT):
+        model[0].model = FusedTransformer(transformer, dtype)
+    else:
+        transformer.to(dtype)
+        model[0].register_forward_hook(_raise)
 
 
 def _replace_transformer(model: Any, dtype: str) -> None:
