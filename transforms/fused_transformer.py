@@ -9,8 +9,12 @@ from typing import Any
 
 import torch
 
+from transforms.device import cpu_flags
+
 LIKE_BERT = ("BertModel", "CamembertModel", "RobertaModel", "XLMRobertaModel")
 """Of transformers: the same layers under different embeddings, which stay the model's own."""
+PROCESSORS = {"avx512_bf16", "amx_bf16"}
+"""Flags of those that it was tried on; where bfloat16 is emulated it is slower."""
 BATCH_TOKENS = 2048
 """Padded tokens a batch. Products take fewer microseconds a token than with 1,024; at 4,096 the cache is too small."""
 ROWS = 64
@@ -60,7 +64,7 @@ def can_be_fused(transformer: Any, window: int) -> bool:
         and getattr(config, "position_embedding_type", "absolute") == "absolute"
         and not config.is_decoder
         and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and bool(cpu_flags() & PROCESSORS)
     )
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tests.benchmarks import corpus
 from tests.transforms.test_encoder import TEXTS, expected, make_encoder, make_model
 from transforms import fused_transformer
-from transforms.fused_transformer import BATCH_TOKENS, LIKE_BERT, LONGEST, FusedTransformer, can_be_fused
+from transforms.device import DEFAULT_BATCH_TOKENS, cpu_flags
+from transforms.fused_transformer import BATCH_TOKENS, LIKE_BERT, LONGEST, PROCESSORS, FusedTransformer, can_be_fused
 
 CONFIGS = {
     "BertModel": transformers.BertConfig,
@@ -21,6 +22,7 @@ CONFIGS = {
     "XLMRobertaModel": transformers.XLMRobertaConfig,
 }
 PAD, WORDS = 1, 50
+HAS_BFLOAT16 = bool(cpu_flags() & PROCESSORS)
 
 
 def make_transformer(kind: str = "BertModel", heads: int = 3, head: int = 16, **options: Any) -> Any:
@@ -82,7 +84,7 @@ def test_whatever_the_shapes_the_scores_and_the_pieces(
     torch.testing.assert_close(found, states(transformer, features), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("dtype, least", [(torch.float32, 1 - 1e-5), (torch.bfloat16, 0.995)])
+@pytest.mark.parametrize("dtype, least", [(torch.float32, 1 - 1e-5), *[(torch.bfloat16, 0.995)] * HAS_BFLOAT16])
 @pytest.mark.parametrize("shift", [-120.0, 120.0], ids=["too small", "too large"])
 def test_scores_whose_exponentials_leave_the_range(shift: float, dtype: torch.dtype, least: float) -> None:
     """Every query has the same score more or less with every key, which a softmax does not see."""
@@ -101,7 +103,7 @@ def test_scores_whose_exponentials_leave_the_range(shift: float, dtype: torch.dt
 @pytest.mark.model
 def test_the_encoder_uses_it_in_bfloat16_on_texts_of_any_length(bundled_model: str) -> None:
     encoder = make_encoder(bundled_model, dtype="bfloat16")
-    assert encoder.batch_tokens == BATCH_TOKENS
+    assert encoder.batch_tokens == (BATCH_TOKENS if HAS_BFLOAT16 else DEFAULT_BATCH_TOKENS["cpu"])
     texts = TEXTS + corpus.mixed_lengths(60)  # of those with 256 tokens, most have scores beyond 88
     cosines = (encoder.encode(texts).vectors * expected(bundled_model, texts)).sum(axis=1)
     assert 0.9997 < cosines.min() < 1 - 1e-7
@@ -113,13 +115,16 @@ def test_the_encoder_uses_it_in_bfloat16_on_texts_of_any_length(bundled_model: s
 def test_a_transformer_of_another_kind_computes_by_its_own_code(bundled_model: str, tmp_path: Any) -> None:
     folder = make_model(bundled_model, tmp_path / "model", config={"hidden_act": "gelu_new"})
     encoder = make_encoder(folder, dtype="bfloat16")
-    assert encoder.batch_tokens < BATCH_TOKENS
+    assert encoder.batch_tokens == DEFAULT_BATCH_TOKENS["cpu"]
     assert ((encoder.encode(TEXTS).vectors * expected(folder, TEXTS)).sum(axis=1) > 0.999).all()
 
 
-def test_what_can_be_fused() -> None:
+def test_what_can_be_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_transformer, "cpu_flags", lambda: frozenset({"avx512_bf16"}))
     assert can_be_fused(make_transformer(), LONGEST)
     assert not can_be_fused(make_transformer(), LONGEST + 1)
     assert not can_be_fused(make_transformer(hidden_act="relu"), 64)
     assert not can_be_fused(make_transformer(is_decoder=True), 64)
     assert not can_be_fused(transformers.MPNetModel(transformers.MPNetConfig(num_hidden_layers=1)), 64)
+    monkeypatch.setattr(fused_transformer, "cpu_flags", lambda: frozenset({"avx2"}))
+    assert not can_be_fused(make_transformer(), 64)
