@@ -16,7 +16,7 @@ LIKE_BERT = ("BertModel", "CamembertModel", "RobertaModel", "XLMRobertaModel")
 PROCESSORS = {"avx512_bf16", "amx_bf16"}
 """Flags of those that it was tried on; where bfloat16 is emulated it is slower."""
 BATCH_TOKENS = 2048
-"""Padded tokens a batch. Products take fewer microseconds a token than with 1,024; at 4,096 the cache is too small."""
+"""Padded tokens a batch. Products take fewer microseconds a token than with 1,024; with 4,096 it is no better."""
 ROWS = 64
 """Products have multiples of so many rows: oneDNN takes 70 ms, as long as a batch, to prepare for another number."""
 LANE = 16
