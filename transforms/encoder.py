@@ -17,6 +17,8 @@ from typing import Any
 from transforms.device import choose_device, cpu_threads, device_names
 from transforms.encoder_job import Encoded, Job, OnBatch
 from transforms.model import EncodeOptions, ResolvedModel
+from transforms.tokenize import FastTokenizer
+from transforms.tokenizer_processes import TokenizerProcesses, processes_here
 
 WORKERS_A_GPU = 2
 """The copies and the Python of one's batch go on while the kernels of the other's run. MPS is for one thread alone."""
@@ -42,6 +44,7 @@ class Encoder:
         self.device = choose_device(options.device)
         each = {"cpu": threads or cpu_threads(), "cuda": WORKERS_A_GPU, "mps": 1}[self.device]
         self._models = [LoadedModel(model, options, name, each) for name in device_names(self.device)]
+        self._processes = self._tokenizer_processes(threads or cpu_threads())
         self._skip_truncated = options.long_texts == "reject"
         self._seats = Seats(self._models * each)
         self._clock = BusyClock()
@@ -51,6 +54,14 @@ class Encoder:
             n_workers, thread_name_prefix="encoder", initializer=self._seats.take
         )
         self.calls = n_tokenizers + (1 if self.device == "cpu" else n_workers)
+
+    def _tokenizer_processes(self, cores: int) -> TokenizerProcesses | None:
+        model, processes = self._models[0], processes_here(cores)
+        if self.device != "cuda" or not processes or not isinstance(model.tokenizer, FastTokenizer):
+            return None
+        found = TokenizerProcesses(model.tokenizer, processes)
+        model.tokenize = found
+        return found
 
     @property
     def dim(self) -> int:

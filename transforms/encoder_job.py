@@ -52,7 +52,7 @@ class Job:
         self._inverse = _inverse(texts, self._texts)
         self._copies = np.bincount(self._inverse, minlength=len(self._texts))
         with TRACE.span("tokenize", texts=len(self._texts)):
-            self._tokens = model.tokenizer(self._texts)
+            self._tokens = model.tokenize(self._texts)
         self._lengths = self._tokens.lengths
         self._widths = model.widths(self._lengths)
         self._truncated = self._tokens.counts > model.tokenizer.limit
@@ -70,7 +70,9 @@ class Job:
         cut = batches(self._widths, self._wanted, batch_tokens, self._most_padding)
         calls: list[tuple[Callable[[Any], None], Any]] = [(self._compute, rows) for rows in cut]
         self._references = dict.fromkeys([] if self._is_reference else self._sample())
-        calls += [(self._measure, row) for row in self._references]
+        measured = np.array(list(self._references), np.int64)
+        # Alone, nothing is padded. On a GPU eight calls would take as long as computing the block does.
+        calls += [(self._measure, rows) for rows in (measured[:, None] if self._most_padding is None else [measured])]
         self._left, self._clock = len(calls), clock
         if not calls:
             self._end()
@@ -145,10 +147,11 @@ class Job:
         for half in np.array_split(rows, 2):
             self._run(half, model)
 
-    def _measure(self, row: int) -> None:
-        """Alone: nothing is padded."""
-        with TRACE.span("measure fidelity"):
-            self._references[row] = self._seats.model.reference(self._tokens, np.array([row]))[0].copy()
+    def _measure(self, rows: np.ndarray) -> None:
+        if len(rows):
+            with TRACE.span("measure fidelity"):
+                vectors = self._seats.model.reference(self._tokens, rows).copy()
+            self._references.update(zip(rows.tolist(), vectors, strict=True))
 
     def _sample(self) -> list[int]:
         """Those whose texts hash smallest: the same wherever these texts are met."""

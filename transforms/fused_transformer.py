@@ -58,27 +58,34 @@ def can_be_fused(transformer: Any, window: int) -> bool:
     config = transformer.config
     return (
         type(transformer).__name__ in LIKE_BERT
+        and is_like_bert(config)
         and window <= LONGEST
         and transformer.device.type == "cpu"
-        and config.hidden_act == "gelu"
-        and getattr(config, "position_embedding_type", "absolute") == "absolute"
-        and not config.is_decoder
         and torch.backends.mkldnn.is_available()
         and bool(cpu_flags() & PROCESSORS)
     )
 
 
+def is_like_bert(config: Any) -> bool:
+    """Whether layers of a `LIKE_BERT` transformer are those of BERT as it was published."""
+    absolute = getattr(config, "position_embedding_type", "absolute") == "absolute"
+    return config.hidden_act == "gelu" and absolute and not config.is_decoder
+
+
+def joined_projections(attention: Any, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights `(3 dim, dim)` and biases of queries, times `scale`, keys and values as one product."""
+    weights = torch.cat([attention.query.weight * scale, attention.key.weight, attention.value.weight])
+    return weights, torch.cat([attention.query.bias * scale, attention.key.bias, attention.value.bias])
+
+
 class _Layer:
     def __init__(self, layer: Any, dtype: torch.dtype) -> None:
         own, after = layer.attention.self, layer.attention.output
-        scale = own.attention_head_size**-0.5
-        weights = torch.cat([own.query.weight * scale, own.key.weight, own.value.weight])
-        biases = torch.cat([own.query.bias * scale, own.key.bias, own.value.bias])
-        self._project = _packed(weights, biases, dtype)
+        self._project = _packed(*joined_projections(own, own.attention_head_size**-0.5), dtype)
         self._attended = _packed(after.dense.weight, after.dense.bias, dtype)
         self._widen = _packed(layer.intermediate.dense.weight, layer.intermediate.dense.bias, dtype)
         self._narrow = _packed(layer.output.dense.weight, layer.output.dense.bias, dtype)
-        self._norms = [_norm(after.LayerNorm, dtype), _norm(layer.output.LayerNorm, dtype)]
+        self._norms = [norm_of(after.LayerNorm, dtype), norm_of(layer.output.LayerNorm, dtype)]
 
     def __call__(self, hidden: torch.Tensor, attention: "_Attention") -> torch.Tensor:
         """(rows, dim): the tokens of all texts one after the other, padding too, and rows that fill up"""
@@ -146,5 +153,6 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> tup
     return torch.ops.mkldnn._reorder_linear_weight(own, BATCH_TOKENS), bias.detach().to(dtype)
 
 
-def _norm(module: torch.nn.LayerNorm, dtype: torch.dtype) -> tuple[Any, ...]:
+def norm_of(module: torch.nn.LayerNorm, dtype: torch.dtype) -> tuple[Any, ...]:
+    """What `layer_norm` takes after its input."""
     return module.normalized_shape, module.weight.detach().to(dtype), module.bias.detach().to(dtype), module.eps

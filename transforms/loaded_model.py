@@ -4,7 +4,7 @@ and with the first model sentence_transformers."""
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from transforms.fused_transformer import BATCH_TOKENS, FusedTransformer, can_be_
 from transforms.lanes import LANES
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.model_folder import NO_LIMIT
-from transforms.tokenize import FastTokenizer
+from transforms.packed_transformer import MOST_PADDING, PackedTransformer, can_be_packed
+from transforms.tokenize import FastTokenizer, Tokens
 from transforms.tokenize_slow import SlowTokenizer
 
 OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
@@ -39,6 +40,7 @@ class LoadedModel:
         self._exact = self._load(resolved, options)
         self._model = self._exact
         self.tokenizer = _tokenizer(self._exact, resolved.fingerprint.prompt)
+        self.tokenize: Callable[[Sequence[str]], Tokens] = self.tokenizer
         made = resolved.fingerprint
         self.is_reference = (made.backend, made.dtype) == ("torch", "float32")
         if not self.is_reference:
@@ -47,6 +49,8 @@ class LoadedModel:
                 _replace_transformer(self._model, made.dtype)
             else:
                 _lower(self._model, getattr(torch, made.dtype))
+        if isinstance(getattr(self._model[0], "model", None), PackedTransformer):
+            self.most_padding = MOST_PADDING
         self.batch_tokens = options.batch_tokens or self._batch_tokens(getattr(torch, made.dtype), workers)
 
     def __call__(self, tokens: Any, rows: np.ndarray) -> np.ndarray:
@@ -143,6 +147,8 @@ def _lower(model: Any, dtype: torch.dtype) -> None:
     transformer = _transformer(model, "--dtype", "--dtype float32")
     if dtype == torch.bfloat16 and can_be_fused(transformer, model.max_seq_length or NO_LIMIT):
         model[0].model = FusedTransformer(transformer, dtype)
+    elif can_be_packed(transformer, dtype):
+        model[0].model = PackedTransformer(transformer, dtype)
     else:
         transformer.to(dtype)
         model[0].register_forward_hook(_raise)

@@ -37,7 +37,7 @@ TARGETS = {
 
 
 def prepared(
-    queries: np.ndarray, corpus: np.ndarray, min_score: float | None
+    queries: np.ndarray, corpus: np.ndarray, min_score: float | None, device: str = "cpu"
 ) -> tuple[Any, list[tuple[int, Any]], dict]:
     """The queries, and the corpus in blocks as `jobs.join` cuts it, under the filter that it takes."""
     from transforms.bounds import prepare, whole_filter
@@ -51,16 +51,18 @@ def prepared(
         choice = fit_filter(normalize(corpus[sample]), min_score, pairs=len(queries) * len(corpus))
     fitted = time.perf_counter()
     starts = range(0, len(corpus), BLOCK_ROWS)
-    blocks = [(s, prepare(corpus[s : s + BLOCK_ROWS], choice, threads=cpu_threads())) for s in starts]
-    left = prepare(queries, choice, threads=cpu_threads())
+    blocks = [(s, prepare(corpus[s : s + BLOCK_ROWS], choice, device, cpu_threads())) for s in starts]
+    left = prepare(queries, choice, device, cpu_threads())
     said = {"filter": choice.name, "why": choice.why, "fit": fitted - started, "prepare": time.perf_counter() - fitted}
     return left, blocks, said
 
 
-def ours_top_k(queries: np.ndarray, corpus: np.ndarray, top_k: int) -> tuple[Matches, dict[str, Any]]:
+def ours_top_k(
+    queries: np.ndarray, corpus: np.ndarray, top_k: int, device: str = "cpu"
+) -> tuple[Matches, dict[str, Any]]:
     from transforms.top_k import TopK, top_k_in_blocks
 
-    left, blocks, said = prepared(queries, corpus, None)
+    left, blocks, said = prepared(queries, corpus, None, device)
     best = TopK.empty(len(queries), top_k)
     for start, block in blocks:
         ranks = np.arange(start, start + len(block))

@@ -36,7 +36,7 @@ TARGETS = {"real": {"sentence-transformers": 20, "faiss": 5}, "synthetic": {"sen
 Pairs = tuple[np.ndarray, np.ndarray]
 
 
-def mine_ours(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, Any]]:
+def mine_ours(vectors: np.ndarray, min_score: float, device: str = "cpu") -> tuple[Pairs, dict[str, Any]]:
     """The kernel, in blocks as `jobs.mine` cuts them."""
     from transforms.bounds import prepare
     from transforms.similarity import pairs_in_blocks
@@ -46,12 +46,14 @@ def mine_ours(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, A
     sample = np.random.default_rng(0).choice(len(vectors), min(FIT_ROWS, len(vectors)), replace=False)
     choice = fit_filter(normalize(vectors[sample]), min_score, pairs=len(vectors) * (len(vectors) - 1) / 2)
     starts = range(0, len(vectors), BLOCK_ROWS)
-    blocks = [prepare(vectors[start : start + BLOCK_ROWS], choice, threads=cpu_threads()) for start in starts]
+    blocks = [prepare(vectors[start : start + BLOCK_ROWS], choice, device, cpu_threads()) for start in starts]
     rows: list[np.ndarray] = []
     cols: list[np.ndarray] = []
     for i, a in enumerate(blocks):
         for j, b in enumerate(blocks[i:], i):
-            for found in pairs_in_blocks(a, b, min_score, same=i == j, threads=cpu_threads()):
+            for found in pairs_in_blocks(
+                a, b, min_score, same=i == j, threads=1 if device == "cuda" else cpu_threads()
+            ):
                 rows.append(found.rows_a + starts[i])
                 cols.append(found.rows_b + starts[j])
     return _joined(rows, cols), {"filter": choice.name, "why": choice.why, "dims": len(choice.rotation)}
