@@ -22,9 +22,9 @@ from transforms.tokenizer_processes import TokenizerProcesses, processes_here
 
 WORKERS_A_GPU = 2
 """The copies and the Python of one's batch go on while the kernels of the other's run. MPS is for one thread alone."""
-TOKENIZERS = {"cpu": 1, "cuda": 2, "mps": 1}
-"""Threads. All cores tokenize a call's texts, then one takes the ids out: with 16 of them, for half as long again. A
-GPU may be faster than both together, so another call is tokenized meanwhile. Reckoned from CPUs, not measured."""
+TOKENIZERS = {"cpu": 1, "cuda": 4, "mps": 1}
+"""Calls that are tokenized at a time. One block has too few texts to keep all tokenizer processes of a GPU's machine
+busy; where there are none, all cores tokenize a call's texts, but one alone takes the ids out."""
 
 
 class Encoder:

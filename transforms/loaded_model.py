@@ -36,6 +36,9 @@ class LoadedModel:
         self._device = torch.device(device)
         self._lane = LANES[self._device.type]
         self._of_thread = threading.local()
+        if self._device.type == "cuda":
+            # cuDNN's attention prepares 50 ms at every new shape of a batch, on an H200; the others, nothing.
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.most_padding = self._lane.most_padding
         self._exact = self._load(resolved, options)
         self._model = self._exact

@@ -20,7 +20,7 @@ import numpy as np
 
 from transforms.tokenize import Tokens
 
-PIECE_TEXTS = 1024
+PIECE_TEXTS = 512
 """Of a call, for one process at a time."""
 LEAST_CORES, CORES_LEFT = 8, 4
 """Below that many cores the processes would only compete with what feeds them; so many are left to it."""

@@ -20,6 +20,7 @@ import contextlib
 import functools
 import importlib.util
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks import corpus
-from tests.benchmarks.processes import machine, markdown, run
+from tests.benchmarks.processes import ROOT, machine, markdown, run
 
 BLOCK_ROWS = 16_384
 CHECKED_ROWS = 512
@@ -39,20 +40,21 @@ PEER_BATCHES = (256, 1024, 4096)
 MIN_SCORE = 0.8
 TEXTS: dict[str, Callable[[int], list[str]]] = {
     "sentences": corpus.sentences,
+    "18": functools.partial(corpus.runs_of_words, tokens=18),
     "68": functools.partial(corpus.runs_of_words, tokens=68),
     "mixed": corpus.mixed_lengths,
 }
 SIZES = {
-    "encoder": {"sentences": 400_000, "68": 200_000, "mixed": 60_000},
-    "peer": {"sentences": 60_000, "68": 30_000, "mixed": 15_000},
-    "job": {"sentences": 1_000_000},
-    "mine": {"rows": 200_000},
+    "encoder": {"sentences": 400_000, "18": 400_000, "68": 200_000, "mixed": 60_000},
+    "peer": {"sentences": 60_000, "18": 60_000, "68": 30_000, "mixed": 15_000},
+    "job": {"18": 1_000_000},
+    "mine": {"rows": 100_000},
     "join": {"queries": 20_000, "rows": 200_000, "top_k": 10},
 }
 QUICK = 200
 """What sizes are divided by."""
 GOALS = {"encoder": 150_000, "job": 100_000}
-"""Texts a second of `sentences`, on an H100."""
+"""Texts of 18 tokens a second, on an H100."""
 
 
 def size(given: argparse.Namespace, section: str, name: str) -> int:
@@ -205,8 +207,8 @@ def job(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.txt"
-        rows = size(given, "job", "sentences")
-        texts.write_text("".join(f"{text}\n" for text in corpus.sentences(rows)), encoding="utf-8")
+        rows = size(given, "job", "18")
+        texts.write_text("".join(f"{text}\n" for text in TEXTS["18"](rows)), encoding="utf-8")
         for dtype in dtypes(given)[:1]:
             output, trace = Path(folder) / f"out-{dtype}", Path(folder) / "trace.json"
             flags = ["--runner=DirectRunner", "--input", str(texts), "--output", str(output), "--device", given.device]
@@ -231,7 +233,7 @@ def job(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield {"what": "job without an encoder", "rows": rows, "seconds": json.loads(finished.stdout)["seconds"]}
         few = Path(folder) / "few.txt"
         rows //= 10
-        few.write_text("".join(f"{text}\n" for text in corpus.sentences(rows)), encoding="utf-8")
+        few.write_text("".join(f"{text}\n" for text in TEXTS["18"](rows)), encoding="utf-8")
         (Path(folder) / "plain").mkdir()
         script = [
             "tests/benchmarks/peers/plain_script.py",
@@ -244,25 +246,12 @@ def job(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"what": "plain script", "rows": rows, "seconds": finished.seconds}
 
 
-def vectors_of(given: argparse.Namespace, rows: int) -> np.ndarray:
-    """(rows, dim) float32: of the corpus's sentences by the encoder under test, with a little noise."""
-    from transforms.encoder import Encoder
-    from transforms.model import EncodeOptions, resolve_model
-
-    options = EncodeOptions(model=given.model, device=given.device, dtype=dtypes(given)[0])
-    vectors = Encoder(resolve_model(options), options).encode(corpus.real_sentences()).vectors
-    draw = np.random.default_rng(0)
-    noisy = vectors[draw.integers(len(vectors), size=rows)]
-    noisy += draw.standard_normal(noisy.shape, np.float32) * 0.024
-    return noisy / np.linalg.norm(noisy, axis=1, keepdims=True)
-
-
 def mine(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     import torch
 
     from tests.benchmarks import mine as bench
 
-    vectors = vectors_of(given, size(given, "mine", "rows"))
+    vectors = bench.synthetic_vectors(size(given, "mine", "rows"))
     found = {}
     for device in dict.fromkeys(["cpu", given.device]):
         for turn in ("first", "again"):
@@ -290,9 +279,10 @@ def join(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from sentence_transformers.util import semantic_search
 
     from tests.benchmarks import join as bench
+    from tests.benchmarks.mine import synthetic_vectors
 
     queries, rows, top_k = (size(given, "join", name) for name in ("queries", "rows", "top_k"))
-    vectors = vectors_of(given, queries + rows)
+    vectors = synthetic_vectors(queries + rows)
     left, right = vectors[:queries], vectors[queries:]
     found = {}
     for device in dict.fromkeys(["cpu", given.device]):
@@ -350,6 +340,7 @@ def main() -> int:
     if given.section:
         for found in SECTIONS[given.section](given):
             sys.stdout.write(json.dumps(found) + "\n")
+            sys.stdout.flush()
         return 0
     results: list[dict[str, Any]] = []
     flags = [
@@ -363,14 +354,15 @@ def main() -> int:
     ]
     for name in given.sections.split(","):
         started = time.perf_counter()
-        try:
-            lines = run(["-m", __spec__.name, "--section", name, *flags]).stdout.splitlines()
-            results += [json.loads(line) for line in lines]
-        except RuntimeError as error:
-            results.append({"what": name, "failed": str(error)})
+        command = [sys.executable, "-m", __spec__.name, "--section", name, *flags]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout or ():
+                results.append(json.loads(line))
+                if given.json:  # at once: what was measured is worth having also if this is ended
+                    given.json.write_text(json.dumps({"results": results, "machine": machine()}, indent=1))
+        if process.returncode:
+            results.append({"what": name, "failed": f"exit status {process.returncode}; see stderr"})
         sys.stderr.write(f"{name}: {time.perf_counter() - started:.0f} s\n")
-        if given.json:
-            given.json.write_text(json.dumps({"results": results, "machine": machine()}, indent=1))
     sys.stdout.write(report(results) + "\n")
     return 1 if any("failed" in found for found in results) else 0
 
