@@ -224,7 +224,7 @@ def test_every_visible_gpu_gets_a_model_and_two_workers(small: str, monkeypatch:
     made: list[tuple[str, int]] = []
 
     class Model:
-        dim = 4
+        dim, tokenizer = 4, None
 
         def __init__(self, resolved: Any, options: Any, device: str, workers: int) -> None:
             made.append((device, workers))
@@ -233,7 +233,7 @@ def test_every_visible_gpu_gets_a_model_and_two_workers(small: str, monkeypatch:
     encoder: Encoder = make_encoder(small, device="cuda")
     assert made == [(f"cuda:{number}", WORKERS_A_GPU) for number in range(3)]
     assert encoder._workers._max_workers == 3 * WORKERS_A_GPU
-    assert (encoder._tokenizer._max_workers, encoder.calls) == (2, 8)
+    assert (encoder._tokenizer._max_workers, encoder.calls) == (4, 10)
 
 
 class Config:
