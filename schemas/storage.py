@@ -13,7 +13,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 from schemas.blanking import blanked, refuse_credentials
@@ -21,7 +21,7 @@ from schemas.cloud_stores import S3, Azure, Gcs
 from schemas.errors import InputError, RunFailed
 from schemas.http_store import ANY_HTTP, NO_HTTP, PUBLIC_HTTP, Http, permit_http, permitted_http
 from schemas.hub_store import Hub
-from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk
+from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk, earlier_tag
 from schemas.splits import FileInfo
 from schemas.store_faults import LIST, READ, WRITE
 from schemas.stores import Entry, Store, changed_at, is_file
@@ -109,6 +109,11 @@ def is_unchanged(file: FileInfo) -> bool:
     return store.checks_reads or store.is_same(file, stat(file.uri))
 
 
+def with_earlier_tag(file: FileInfo) -> FileInfo:
+    """The file as versions list it that were published before tags of local files had more than a time."""
+    return file._replace(etag=earlier_tag(file.etag)) if is_local(file.uri) else file
+
+
 def _entries(folder: str) -> tuple[Store, list[Entry]]:
     store, path = resolve(folder)
     try:
@@ -155,17 +160,23 @@ def real_folder_uri(folder: str) -> str:
     return store.uri(store.real_folder(path).rstrip("/")) + "/"
 
 
-def without_twins(files: Iterable[FileInfo]) -> list[FileInfo]:
-    """Each file once, though links may lead to its folder on several ways: by its own path where that is among them."""
+def in_real_folders(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
+    """The files as they are called in the folders that links lead to."""
     real: dict[str, str] = {}
-    kept: dict[str, FileInfo] = {}
     for file in files:
         folder, _, name = file.uri.rpartition("/")
         if folder not in real:
-            real[folder] = real_folder_uri(folder)
-        own = real[folder] + name
-        if own not in kept or file.uri == own:
-            kept[own] = file
+            real[folder] = real_folder_uri(folder) if is_local(file.uri) else f"{folder}/"
+        yield file._replace(uri=real[folder] + name)
+
+
+def without_twins(files: Iterable[FileInfo]) -> list[FileInfo]:
+    """Each file once, though links may lead to its folder on several ways: by its own path where that is among them."""
+    listed = list(files)
+    kept: dict[str, FileInfo] = {}
+    for file, real in zip(listed, in_real_folders(listed), strict=True):
+        if real.uri not in kept or file == real:
+            kept[real.uri] = file
     return list(kept.values())
 
 
