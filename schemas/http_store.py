@@ -20,7 +20,7 @@ _NOT_PUBLIC = [ipaddress.ip_network(place) for place in ("168.63.129.16/32", "19
 """Azure's and Oracle's metadata services, which are public addresses by their number, and one of documentation."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-"""All of IPv6 that is given out for the internet. Python counts more as global, such as fec0::/10 and 64:ff9b:1::/48."""
+"""All of IPv6 that is given out for the internet. Python counts more as global, as fec0::/10 and 64:ff9b:1::/48."""
 
 _permitted = NO_HTTP
 

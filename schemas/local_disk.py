@@ -154,14 +154,14 @@ def _without_host(uri: str) -> str:
     host, slash, path = rest.partition("/")
     if host not in ("", "localhost"):
         raise InputError(
-            f"{uri}: names the machine '{host}'; files of this one are file:///path or /path, those of another are read "
-            "where they are mounted"
+            f"{uri}: names the machine '{host}'; files of this one are file:///path or /path, those of another are "
+            "read where they are mounted"
         )
     return slash + path
 
 
 def _resolved(path: str) -> str:
-    """The path without '.', '..' and doubled slashes; '..' leads up from where a link leads, as it does for the system."""
+    """The path without '.', '..' and doubled slashes. As for the system, '..' leads up from where a link leads."""
     if ".." not in path.split("/"):
         return os.path.normpath(path)
     at = "/"
@@ -219,8 +219,8 @@ def _link(temporary: Path, final: Path) -> None:
 
 
 def _claim_and_rename(temporary: Path, final: Path) -> None:
-    """As FAT and some FUSE need it. Whoever creates the claim, a file beside, looks whether the name is free and renames
-    to it, so that no other does the same meanwhile, on whatever machine. Readers never see a file without its content.
+    """As FAT and some FUSE need it. Who creates the claim, a file beside, looks whether the name is free and renames to
+    it, so that no other does the same meanwhile, on whatever machine. Readers never see a file without its content.
 
     Raises:
         FileExistsError: the name is taken.

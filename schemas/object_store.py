@@ -1,5 +1,5 @@
-"""What S3, Google Cloud Storage and Azure have in common: objects by their keys, folders that are only how keys begin, and
-listings that come page by page.
+"""What S3, Google Cloud Storage and Azure have in common: objects by their keys, folders that are only how keys begin,
+and listings that come page by page.
 
 Each page is a request of its own, with its own limit of time and attempts, so a listing takes as long as its pages do.
 Reads say which version is meant, and what comes must say that it is of that version: a proxy that loses the condition

@@ -159,7 +159,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _advice(error: BaseException) -> str | None:
     for link in _chain(error):
         response = getattr(link, "response", None)
-        said = response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(link, "error_code", None)
+        said = (
+            response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(link, "error_code", None)
+        )
         if advice := _ADVICE_BY_CODE.get(str(getattr(said, "value", said))):
             return advice
     words = str(error).lower()
@@ -190,7 +192,9 @@ def _is_refused(error: BaseException) -> bool:
 def _told(action: Action, uri: str, error: BaseException, attempts: int, waited: float) -> RunFailed:
     uri, says, advice = blanked(uri), _words(error), _advice(error)
     if action is WRITE and status_of(error) == 501:
-        return RunFailed(f"{uri}: cannot {action.words} it: the store does not know what it was asked for, {_CONDITION}")
+        return RunFailed(
+            f"{uri}: cannot {action.words} it: the store does not know what it was asked for, {_CONDITION}"
+        )
     if advice:
         return RunFailed(f"{uri}: cannot {action.words} it: {advice} (the store says: {says})")
     if _is_refused(error):

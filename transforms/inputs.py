@@ -137,10 +137,8 @@ def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> lis
 
 
 def earlier_ids(splits: Iterable[Split], options_digest: str, base: Manifest) -> dict[str, str]:
-    """Ids in a version published before tags of local files had more than a time -> ids now, where that time is the same.
-
-    What such a version lists is taken over; the next one has the new ids.
-    """
+    """Ids of splits in a version that was published before tags of local files had more than a time -> their ids now,
+    where size and time are the same. What such a version lists is taken over; the next one has the new ids."""
     known = {split.id for split in base.splits}
     found = {}
     for split in (split for split in splits if split.id not in known):

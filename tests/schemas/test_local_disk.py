@@ -135,7 +135,7 @@ def test_a_path_leads_where_the_system_goes(tmp_path: Path) -> None:
     (tmp_path / "there" / "deep").mkdir()
     (tmp_path / "here" / "ln").symlink_to("../there/deep")
     for path in ("here/ln/../a.txt", "here/./ln/..//a.txt", "here/ln/../../there/a.txt"):
-        assert open(tmp_path / path).read() == "there/a.txt"
+        assert (tmp_path / path).read_text() == "there/a.txt"
         assert storage.read_bytes(f"{tmp_path}/{path}") == b"there/a.txt"
         assert [f.uri for f in storage.find(f"{tmp_path}/{path}")] == [str(tmp_path / "there" / "a.txt")]
     assert [f.uri for f in storage.find(f"{tmp_path}/here/ln/../*.txt")] == [str(tmp_path / "there" / "a.txt")]

@@ -154,7 +154,7 @@ def test_a_key_that_the_store_failed_to_delete_is_deleted_at_the_next_try(
         assert fault.met == 2
         assert storage.names(s3) == []
         fault.numbers = range(1, 1000)
-        with pytest.raises(RunFailed, match="cannot remove it after 4 attempts.*InternalError"):
+        with pytest.raises(RunFailed, match=r"cannot remove it after 4 attempts.*InternalError"):
             storage.remove(uris)
 
 

@@ -152,7 +152,8 @@ def test_an_object_that_is_stored_in_gzip_is_read_as_it_is_stored(
     """Clients undo a Content-Encoding by themselves, and what comes is longer than what was listed."""
     monkeypatch.setattr(transforms.encode, "Encoder", FakeEncoder)
     bucket, server = request.getfixturevalue(scheme), request.getfixturevalue(f"{scheme}_server")
-    content = b"".join(json.dumps({"text": f"text {number} {os.urandom(9).hex()}"}).encode() + b"\n" for number in range(9000))
+    rows = [json.dumps({"text": f"text {number} {os.urandom(9).hex()}"}) + "\n" for number in range(9000)]
+    content = "".join(rows).encode()
     stored = gzip.compress(content, mtime=0)
     put_encoded(server, f"{bucket}/in/a.jsonl.gz", stored)
     (file,) = storage.find(f"{bucket}/in")
