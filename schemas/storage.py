@@ -5,8 +5,8 @@ A file appears whole at its final name or not at all, on every store: what is wr
 call. Never through `with fs.open(..., "wb")`: s3fs, gcsfs and adlfs publish the partial object when the block raises.
 
 The modules behind: `stores` (what a store is), `object_store`, `cloud_stores`, `hub_store`, `http_store`,
-`local_disk`, `range_file` (reading by ranges), `store_faults` (what is tried again, and errors in words), `blanking` (no
-secrets in any of it).
+`local_disk`, `range_file` (reading by ranges), `store_faults` (what is tried again, and errors in words), `blanking`
+(no secrets in any of it).
 """
 
 import functools
