@@ -23,6 +23,8 @@ TEMPORARY = ".tmp-"
 CLAIM_SECONDS = 10.0
 """How long a name may be claimed by another before that one counts as dead: a claim lasts for one rename."""
 _DONE = {"read": "read", "list": "listed", "write": "written", "remove": "removed"}
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EXDEV)
+"""What file systems without hard links say. Only these: of two creates, one that links sees no claim."""
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 T = TypeVar("T")
@@ -211,9 +213,9 @@ def _link(temporary: Path, final: Path) -> None:
     POSIX has for a file with content; where the file system has none, the name is claimed first."""
     try:
         os.link(temporary, final)
-    except FileExistsError:
-        raise
-    except OSError:
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
         _claim_and_rename(temporary, final)
     _sync_folder(final.parent)
 

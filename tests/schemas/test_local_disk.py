@@ -121,6 +121,21 @@ def test_what_is_between_the_look_and_the_rename_of_another_is_not_overwritten(
     assert os.listdir(tmp_path) == ["manifest"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_link_that_failed_for_another_reason_is_not_made_up_for(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may link at the same time, and would be overwritten."""
+
+    def link(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(RunFailed, match=os.strerror(number)):
+        storage.create(str(tmp_path / "a"), b"x")
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.usefixtures("no_links")
 def test_probing_a_folder_without_hard_links_leaves_nothing_and_finds_creates_exclusive(tmp_path: Path) -> None:
     assert storage.probe_write(str(tmp_path))
