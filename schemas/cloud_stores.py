@@ -45,10 +45,6 @@ class S3(ObjectStore):
         fs.split_path = lambda path: (*self.split(path), None)
         return fs
 
-    def split(self, path: str) -> tuple[str, str]:
-        bucket, key = self.fs._find_bucket_key(path)  # an access point's name has slashes in it
-        return bucket, key
-
     async def get(self, bucket: str, key: str, etag: str, start: int, stop: int) -> Answer:
         condition = ({"IfMatch": f'"{etag}"'} if etag else {}) | range_header(start, stop)
         try:

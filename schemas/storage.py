@@ -225,7 +225,7 @@ def find(pattern: str) -> list[FileInfo]:
 def _found(store: Store, path: str, folder: bool) -> list[Entry]:
     """folder: it can be nothing else, whatever object or file has the same name."""
     if store.has_wildcard(path):
-        return [entry for entry in store.matching(path) if not folder]
+        return list(store.matching(f"{path}/**" if folder else path))
     entry = store.entry(path)
     if entry["type"] == "file" and not folder:
         return [entry]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from schemas import local_disk, storage
 from schemas.errors import InputError, RunFailed
@@ -158,11 +160,27 @@ def test_a_path_leads_where_the_system_goes(tmp_path: Path) -> None:
     assert storage.read_bytes(f"{tmp_path}/none/../here/a.txt") == b"here/a.txt"
 
 
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(names=st.lists(st.sampled_from(["a", "b", "ln", "up", "..", ".", "", "none", "x*"]), min_size=1, max_size=7))
+def test_any_path_leads_where_the_system_goes(tmp_path: Path, names: list[str]) -> None:
+    if not (tmp_path / "a").exists():
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        (tmp_path / "b" / "a").mkdir(parents=True)
+        (tmp_path / "a" / "ln").symlink_to("../b/a")
+        (tmp_path / "b" / "ln").symlink_to(tmp_path / "a" / "b")
+        (tmp_path / "b" / "a" / "up").symlink_to("../..")
+    path = f"{tmp_path}/{'/'.join(names)}"
+    assert os.path.realpath(storage.resolve(path)[1]) == os.path.realpath(path)
+
+
 def test_a_trailing_slash_means_the_folder(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("x")
     assert storage.find(f"{tmp_path}/a.txt/") == []
     assert storage.stat(f"{tmp_path}/a.txt/") is None
     assert [f.uri for f in storage.find(f"{tmp_path}/")] == [str(tmp_path / "a.txt")]
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    (tmp_path / "in" / "deep" / "b.txt").write_text("x")
+    assert [f.uri for f in storage.find(f"{tmp_path}/*/")] == [str(tmp_path / "in" / "deep" / "b.txt")]
 
 
 def test_a_file_uri_of_this_machine_is_read_and_of_another_refused(tmp_path: Path) -> None:
