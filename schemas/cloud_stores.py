@@ -6,6 +6,7 @@ no object is looked at a second time; and creates on the condition that nothing 
 
 import logging
 import os
+import random
 from typing import Any
 
 from schemas.object_store import Answer, ObjectStore, Page, answer_of, range_header
@@ -15,8 +16,8 @@ from schemas.stores import Entry
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
 """A server that says nothing for so long is given up, and asked again."""
 LIBRARY_ATTEMPTS = 3
-AZURE_PAUSE_SECONDS = 0.5
-"""Before Azure's library tries again; by itself it would wait 15 s and more."""
+AZURE_ATTEMPTS, AZURE_PAUSE_SECONDS = 5, 0.5
+"""Azure's library waits so long before it asks again, then three times as long, and on; by itself 15 s and more."""
 SINGLE_PUT_BYTES = 256 << 20
 """Objects go up in one request where that is possible: whole or not, on one condition, and with no pieces left behind
 by a killed process. (s3fs takes several requests from twice this size, gcsfs and adlfs from this size on; the last of
@@ -212,7 +213,10 @@ def _set_up(client: Any) -> None:
     limits = client._pipeline._transport.connection_config
     limits.timeout, limits.read_timeout = CONNECT_SECONDS, SILENCE_SECONDS
     for policy in client._pipeline._impl_policies:
-        if hasattr(policy, "initial_backoff"):
-            policy.initial_backoff = policy.increment_base = AZURE_PAUSE_SECONDS
-            policy.random_jitter_range = AZURE_PAUSE_SECONDS / 2
-            policy.total_retries = LIBRARY_ATTEMPTS - 1
+        if hasattr(policy, "get_backoff_time"):
+            policy.get_backoff_time = _azure_pause
+            policy.total_retries = AZURE_ATTEMPTS - 1
+
+
+def _azure_pause(tried: dict[str, Any]) -> float:
+    return AZURE_PAUSE_SECONDS * 3 ** tried["count"] * random.uniform(0.5, 1)

@@ -50,10 +50,11 @@ class _StrictLocal(LocalFileSystem):
 
 
 def _leads_back(entry: Entry, folder: str) -> bool:
-    """Whether it is a link to a folder that it lies in: there is no end to following it."""
+    """Whether it is a link to a folder on the way to it: there is no end to following it."""
     if not entry.get("islink"):
         return False
-    return f"{os.path.realpath(folder)}/".startswith(f"{os.path.realpath(entry['name'])}/")
+    target = os.path.realpath(entry["name"]).rstrip("/") + "/"
+    return any(f"{os.path.realpath(at)}/".startswith(target) for at in (folder, *Path(folder).parents))
 
 
 class LocalDisk(Store):
@@ -265,6 +266,8 @@ def _is_open_as(number: int, found: os.stat_result) -> bool:
 
 
 def _write_through(path: str, data: bytes) -> None:
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     if data:  # a pipe's reader takes the first that lets go for the last

@@ -252,8 +252,9 @@ def test_a_device_is_written_to_and_stays_a_device(tmp_path: Path) -> None:
         storage.replace(str(fifo), b"through")
         assert read.result(10) == b"through"
     assert stat.S_ISFIFO(os.stat(fifo).st_mode)
-    with pytest.raises(RunFailed, match="cannot be written: Is a directory"):
-        storage.replace(str(tmp_path), b"x")
+    for data in (b"", b"x"):
+        with pytest.raises(RunFailed, match="cannot be written: Is a directory"):
+            storage.replace(str(tmp_path), data)
 
 
 def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path: Path) -> None:
@@ -415,6 +416,10 @@ def test_a_link_to_a_folder_that_it_lies_in_ends(tmp_path: Path) -> None:
     (tmp_path / "a" / "x.txt").write_text("x")
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "self").symlink_to(".")
+    (tmp_path / "a" / "root").symlink_to("/")
+    for one, other in (("c", "d"), ("d", "c")):  # which lead to each other
+        (tmp_path / one).mkdir()
+        (tmp_path / one / "ln").symlink_to(f"../{other}")
     assert [f.uri for f in storage.find(str(tmp_path))] == [str(tmp_path / "a" / "x.txt")]
     assert [f.uri for f in storage.find(f"{tmp_path}/**/*.txt")] == [str(tmp_path / "a" / "x.txt")]
 
