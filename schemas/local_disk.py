@@ -54,7 +54,7 @@ def _leads_back(entry: Entry, folder: str) -> bool:
     if not entry.get("islink"):
         return False
     target = os.path.realpath(entry["name"]).rstrip("/") + "/"
-    return any(f"{os.path.realpath(at)}/".startswith(target) for at in (folder, *Path(folder).parents))
+    return any(f"{os.path.realpath(at)}/".startswith(target) for at in [folder, *map(str, Path(folder).parents)])
 
 
 class LocalDisk(Store):
