@@ -143,6 +143,7 @@ class Store:
 
     def _fetcher(self, file: FileInfo) -> Fetch:
         path = self.path(file.uri)
+        _ = self.fs  # connects here, once, and not in each of the threads that fetch
 
         def fetch(begin: int, end: int) -> bytes:
             return self.attempt(READ, file.uri, lambda: self._whole(path, file, begin, end))
