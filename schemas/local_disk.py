@@ -43,18 +43,7 @@ class _StrictLocal(LocalFileSystem):
         return super().info(path, **options)
 
     def walk(self, path: str, *args: Any, **options: Any) -> Any:
-        for folder, dirs, files in super().walk(path, *args, **options | {"on_error": "raise"}):
-            for name in [name for name, entry in dirs.items() if _leads_back(entry, folder)]:
-                del dirs[name]
-            yield folder, dirs, files
-
-
-def _leads_back(entry: Entry, folder: str) -> bool:
-    """Whether it is a link to a folder on the way to it: there is no end to following it."""
-    if not entry.get("islink"):
-        return False
-    target = os.path.realpath(entry["name"]).rstrip("/") + "/"
-    return any(f"{os.path.realpath(at)}/".startswith(target) for at in [folder, *map(str, Path(folder).parents)])
+        return super().walk(path, *args, **options | {"on_error": "raise"})
 
 
 class LocalDisk(Store):
