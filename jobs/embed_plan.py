@@ -12,7 +12,7 @@ from schemas import storage
 from schemas.errors import InputError
 from schemas.manifest import Manifest, newest_manifest
 from schemas.splits import Slice, digest
-from transforms.inputs import check_output, list_inputs, make_splits, slice_files
+from transforms.inputs import check_output, earlier_ids, list_inputs, make_splits, slice_files
 from transforms.model import ResolvedModel
 from transforms.plan import Plan
 from transforms.publish import damaged_files
@@ -35,11 +35,13 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     slices = slice_files(files, config.format, config.split_bytes)
     kept = _check_columns({p.file.uri: p for pieces in slices for p in pieces}.values(), config)
     recorded = _recorded_options(config, kept)
-    splits = make_splits(slices, digest(recorded, model.fingerprint.digest))
+    options = digest(recorded, model.fingerprint.digest)
+    splits = make_splits(slices, options)
     base = newest_manifest(config.output)
     earlier = None if config.fresh else base
     damaged = damaged_files(config.output, earlier) if earlier else set()
-    known = _whole_splits(earlier, damaged) if earlier else set()
+    renamed = earlier_ids(splits, options, earlier) if earlier else {}
+    known = {renamed.get(i, i) for i in _whole_splits(earlier, damaged)} if earlier else set()
     todo = tuple(split for split in splits if split.id not in known)
     plan = Plan(
         output=config.output,
@@ -58,6 +60,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         duplicate_ids=config.duplicate_ids,
         keep_versions=config.keep_versions,
         fresh=config.fresh,
+        renamed=renamed,
     )
     blocks = BlockOptions(
         read=config.read,

@@ -1,32 +1,35 @@
 """Secrets: refused in URIs, and blanked in every text that leaves the process. Credentials are ambient: they come from
 the environment or the machine's identity, never from a flag."""
 
+import functools
+import json
 import os
 import re
-from urllib.parse import unquote, urlsplit
+from collections.abc import Iterator
+from urllib.parse import unquote
 
 from schemas.errors import InputError
 
 BLANK = "***"
-SECRET_VARIABLES = (
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "AZURE_STORAGE_CLIENT_SECRET",
-    "AZURE_CLIENT_SECRET",
-    "HF_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
+_SECRET_VARIABLE = re.compile(
+    r"(?:.*_)?(?:SECRETS?|TOKEN|PASS|PASSWORD|PASSWD|PASSPHRASE|JWT|SAS|CREDENTIALS?|CONNECTION_STRING|API_?KEY"
+    r"|(?:ACCESS|ACCOUNT|PRIVATE|SECRET|SIGNING)_KEY)(?:_(?!.*(?:FILE|PATH|DIR|URI|URL|ENDPOINT|NAME)$).*)?",
+    re.IGNORECASE,
 )
+"""Variables of the environment whose values are secrets, whoever reads them: AWS_SECRET_ACCESS_KEY, HF_TOKEN,
+AZURE_STORAGE_CONNECTION_STRING, FSSPEC_S3_SECRET."""
+_NOT_SECRET = ("GOOGLE_APPLICATION_CREDENTIALS", "AWS_SHARED_CREDENTIALS_FILE")  # paths
 _LEAST_SECRET = 6
 """Shorter values of these variables are no secrets, and blanking them would take words away."""
 
 _SECRET_NAME = (
     r"(?:[\w-]*(?:signature|secret|password|passwd|credential|api[_-]?key|account_?key|access_?key(?:_?id)?)[\w-]*"
-    r"|[\w-]*token|x-(?:amz|goog|ms)-[\w-]+|sig|sas|auth|authorization|private_key|pwd|key|aws_?access_?key_?id)"
+    r"|[\w-]*token|x-(?:amz|goog|ms)-[\w-]+|sig|sas|auth|authorization|private_key|pwd|key|aws_?access_?key_?id"
+    r"|jwt|pass|passphrase|otp)"
 )
-_IS_SECRET_NAME = re.compile(_SECRET_NAME, re.IGNORECASE)
+_IN_URLS = r"|code|session|session_?id|sid|ticket"
+"""Secrets by these names too; elsewhere `code=404` is none."""
+_IS_SECRET_NAME = re.compile(_SECRET_NAME[:-1] + _IN_URLS + ")", re.IGNORECASE)
 _USER_INFO = re.compile(
     r"\b(?P<head>[a-z][a-z0-9+.-]*://)[^\s'\"<>@]*:[^\s'\"<>]*@"  # keys have slashes in them: too much rather than less
     r"|\b(?P<plain>(?!(?:az|abfs|hf):)[a-z][a-z0-9+.-]*://)[^\s'\"<>@/]*@",
@@ -45,14 +48,49 @@ _PORT = re.compile(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*)(:\d*)?")
 def blanked(text: str) -> str:
     """The text without its secrets: user and password of URLs, all values of their query strings, what is assigned to
     a name that says secret, key ids, and the values of the environment's credentials wherever they stand."""
-    for secret in filter(None, map(os.environ.get, SECRET_VARIABLES)):
-        if len(secret) >= _LEAST_SECRET:
-            text = text.replace(secret, BLANK)
+    text = _any_of(tuple(_secret_values())).sub(BLANK, text)
     text = _USER_INFO.sub(lambda m: f"{m['head'] or m['plain']}{BLANK}@", text)
     text = _QUERY.sub(lambda m: m["head"] + _VALUE.sub(f"={BLANK}", m["query"]), text)
     text = _BEARER.sub(rf"\g<kind> {BLANK}", text)
     text = _NAMED.sub(rf"\g<name>\g<is>{BLANK}", text)
     return _KEY_ID.sub(BLANK, text)
+
+
+def _secret_values() -> Iterator[str]:
+    for name in os.environ:
+        if _is_secret_variable(name):
+            yield os.environ[name]
+        elif name.startswith("FSSPEC_"):  # FSSPEC_S3='{"secret": ...}'
+            yield from _secrets_of_json(os.environ[name])
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_secret_variable(name: str) -> bool:
+    return name not in _NOT_SECRET and _SECRET_VARIABLE.fullmatch(name) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _secrets_of_json(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return []
+    pairs = found.items() if isinstance(found, dict) else ()
+    return [value for name, value in pairs if isinstance(value, str) and _IS_SECRET_NAME.fullmatch(name)]
+
+
+@functools.lru_cache(maxsize=64)
+def _any_of(secrets: tuple[str, ...]) -> re.Pattern[str]:
+    """The secrets as they stand and as URLs have them; the longest first, as one may lie in another."""
+    known = sorted({secret for secret in secrets if len(secret) >= _LEAST_SECRET}, key=len, reverse=True)
+    return re.compile("|".join("".join(map(_in_a_url, secret)) for secret in known) or r"(?!)")
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_a_url(character: str) -> str:
+    """A pattern of the character and of what percent-encoding makes of it."""
+    encoded = "".join(f"%{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+    return f"(?:{re.escape(character)}|(?i:{encoded}){'|[+]' if character == ' ' else ''})"
 
 
 def refuse_credentials(uri: str) -> None:
@@ -61,8 +99,8 @@ def refuse_credentials(uri: str) -> None:
     if not separator or scheme == "file":
         return
     user, _, host = rest.split("/", 1)[0].rpartition("@")
-    query = urlsplit(uri).query if scheme in ("http", "https") else rest.partition("?")[2]
-    names = [unquote(pair.partition("=")[0]) for pair in re.split("[&;]", query) if "=" in pair]
+    tail = "".join(re.split("[?;#]", rest, maxsplit=1)[1:])  # folders may be called `key=5`
+    names = [unquote(pair.partition("=")[0]) for pair in re.split("[?&;#]", tail) if "=" in pair]
     # container@account.host is how Azure writes a place; elsewhere whatever stands before an '@' is a user
     is_user = ":" in user or not _PORT.fullmatch(host) or (user and scheme not in ("az", "abfs", "hf"))
     if is_user or any(_IS_SECRET_NAME.fullmatch(name) for name in names):

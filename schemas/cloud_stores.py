@@ -5,29 +5,31 @@ no object is looked at a second time; and creates on the condition that nothing 
 """
 
 import logging
-import re
-from collections.abc import Iterable
+import os
+import random
 from typing import Any
 
-from fsspec.utils import glob_translate
-
-from schemas.splits import FileInfo
-from schemas.store_faults import Changed, status_of
-from schemas.stores import Entry, Store
+from schemas.object_store import Answer, ObjectStore, Page, answer_of, range_header
+from schemas.store_faults import Changed, Passing, status_of
+from schemas.stores import Entry
 
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
 """A server that says nothing for so long is given up, and asked again."""
 LIBRARY_ATTEMPTS = 3
+AZURE_ATTEMPTS, AZURE_PAUSE_SECONDS = 5, 0.5
+"""Azure's library waits so long before it asks again, then three times as long, and on; by itself 15 s and more."""
 SINGLE_PUT_BYTES = 256 << 20
 """Objects go up in one request where that is possible: whole or not, on one condition, and with no pieces left behind
 by a killed process. (s3fs takes several requests from twice this size, gcsfs and adlfs from this size on; the last of
 them carries the condition.)"""
 BULK_KEYS = 1000
 """Most keys that S3 deletes in one request."""
+_PASSING = ("InternalError", "SlowDown", "ServiceUnavailable", "OperationAborted", "RequestTimeout", "Throttling")
+"""What S3 says of a key that it may well delete when it is asked again."""
 
 
-class S3(Store):
-    checks_reads = True
+class S3(ObjectStore):
+    removed_at_once = BULK_KEYS
 
     def connect(self) -> Any:
         import s3fs
@@ -35,27 +37,43 @@ class S3(Store):
         retries = {"mode": "standard", "total_max_attempts": LIBRARY_ATTEMPTS}
         timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": SILENCE_SECONDS}
         fs = s3fs.S3FileSystem(
-            config_kwargs={"retries": retries, **timeouts}, skip_instance_cache=True, use_listings_cache=False
+            config_kwargs={"retries": retries, **timeouts},
+            requester_pays=os.environ.get("AWS_REQUEST_PAYER") == "requester",
+            skip_instance_cache=True,
+            use_listings_cache=False,
         )
         fs.retries = LIBRARY_ATTEMPTS  # its own, around botocore's: they cover the body too
+        fs.split_path = lambda path: (*self.split(path), None)
         return fs
 
-    def fetch(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
-        return self.run(self._get, path, file.etag, start, stop, moves=stop - start)
-
-    async def _get(self, path: str, etag: str, start: int, stop: int) -> bytes:
-        bucket, key, _ = self.fs.split_path(path)
-        condition = {"IfMatch": f'"{etag}"'} if etag else {}
+    async def get(self, bucket: str, key: str, etag: str, start: int, stop: int) -> Answer:
+        condition = ({"IfMatch": f'"{etag}"'} if etag else {}) | range_header(start, stop)
         try:
-            answer = await self.fs._call_s3(
-                "get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **condition, **self.fs.req_kw
-            )
+            answer = await self.fs._call_s3("get_object", Bucket=bucket, Key=key, **condition)
         except OSError as error:
             if status_of(error) == 412:
                 raise Changed from error
             raise
         async with answer["Body"] as body:
-            return await body.read()
+            said = {"ETag": answer.get("ETag"), "Content-Range": answer.get("ContentRange")}
+            return answer_of(await body.read(), said)
+
+    async def head(self, bucket: str, key: str) -> Entry:
+        said = await self.fs._call_s3("head_object", Bucket=bucket, Key=key)
+        tags = {name: said.get(name) for name in ("ETag", "LastModified")}
+        return {"name": f"{bucket}/{key}", "size": said["ContentLength"], "type": "file", **tags}
+
+    async def page(self, bucket: str, prefix: str, delimiter: str, after: Any, most: int) -> Page:
+        going_on = {"ContinuationToken": after} if after else {}
+        said = await self.fs._call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter=delimiter, MaxKeys=most, **going_on
+        )
+        objects = [
+            {"name": f"{bucket}/{found['Key']}", "size": found["Size"], "type": "file", **found}
+            for found in said.get("Contents", ())
+        ]
+        folders = [found["Prefix"] for found in said.get("CommonPrefixes", ())]
+        return Page(objects, folders, said["NextContinuationToken"] if said.get("IsTruncated") else None)
 
     def create(self, path: str, data: bytes) -> None:
         self.call("pipe_file", path, data, mode="create", chunksize=SINGLE_PUT_BYTES, moves=len(data))
@@ -63,40 +81,50 @@ class S3(Store):
     def replace(self, path: str, data: bytes) -> None:
         self.call("pipe_file", path, data, mode="overwrite", chunksize=SINGLE_PUT_BYTES, moves=len(data))
 
-    def remove(self, paths: list[str]) -> None:
-        for start in range(0, len(paths), BULK_KEYS):
-            some = [self.fs.split_path(path)[:2] for path in paths[start : start + BULK_KEYS]]
-            keys = [{"Key": key} for _, key in some]
-            answer = self.call("call_s3", "delete_objects", Bucket=some[0][0], Delete={"Objects": keys, "Quiet": True})
-            for error in answer.get("Errors", ()):  # fsspec's own bulk removal passes over them
-                kind = PermissionError if error.get("Code") == "AccessDenied" else OSError
-                raise kind(f"{error.get('Key')}: {error.get('Code')}: {error.get('Message')}")
+    def remove_some(self, paths: list[str]) -> None:
+        bucket = self.split(paths[0])[0]
+        keys = {"Objects": [{"Key": self.split(path)[1]} for path in paths], "Quiet": True}
+        answer = self.call("call_s3", "delete_objects", Bucket=bucket, Delete=keys)
+        errors = [e for e in answer.get("Errors", ()) if e.get("Code") != "NoSuchKey"]
+        for error in sorted(errors, key=lambda e: e.get("Code") in _PASSING):  # one that stays is told first
+            code = error.get("Code")
+            kind = PermissionError if code == "AccessDenied" else Passing if code in _PASSING else OSError
+            raise kind(f"{error.get('Key')}: {code}: {error.get('Message')}")
 
 
-class Gcs(Store):
-    checks_reads = True
-
+class Gcs(ObjectStore):
     def connect(self) -> Any:
         import aiohttp
         from gcsfs.core import GCSFileSystem  # gcsfs' default adds gRPC calls for zonal buckets, which emulators lack
 
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs what it raises, with a traceback
         silence = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS)
-        return GCSFileSystem(requests_timeout=silence, skip_instance_cache=True, use_listings_cache=False)
+        return GCSFileSystem(
+            requests_timeout=silence,
+            requester_pays=os.environ.get("GS_USER_PROJECT") or False,
+            session_kwargs={"auto_decompress": False, "headers": {"Accept-Encoding": "identity"}},
+            skip_instance_cache=True,
+            use_listings_cache=False,
+        )
 
-    def fetch(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
-        return self.run(self._get, path, file.etag, start, stop, moves=stop - start)
-
-    async def _get(self, path: str, generation: str, start: int, stop: int) -> bytes:
-        condition = {"ifGenerationMatch": generation} if generation else {}
-        wanted = {"Range": f"bytes={start}-{stop - 1}"}
+    async def get(self, bucket: str, key: str, etag: str, start: int, stop: int) -> Answer:
+        condition = {"ifGenerationMatch": etag} if etag else {}
+        # Who does not take gzip gets an object that is stored so decompressed, and whole whatever the range.
+        headers = {"Accept-Encoding": "gzip"} | range_header(start, stop)
         try:
-            said, data = await self.fs._call("GET", self.fs.url(path), headers=wanted, **condition)
+            said, data = await self.fs._call("GET", self.fs.url(f"{bucket}/{key}"), headers=headers, **condition)
         except FileExistsError as error:  # what gcsfs calls any condition that does not hold
             raise Changed from error
-        if generation and said.get("X-Goog-Generation", generation) != generation:  # emulators overlook the condition
-            raise Changed
-        return data
+        return answer_of(data, said, "X-Goog-Generation")
+
+    async def head(self, bucket: str, key: str) -> Entry:
+        return self.fs._process_object(bucket, await self.fs._call("GET", "b/{}/o/{}", bucket, key, json_out=True))
+
+    async def page(self, bucket: str, prefix: str, delimiter: str, after: Any, most: int) -> Page:
+        options = {"prefix": prefix or None, "delimiter": delimiter or None, "pageToken": after, "maxResults": most}
+        said = await self.fs._call("GET", "b/{}/o", bucket, json_out=True, **options)
+        objects = [self.fs._process_object(bucket, found) for found in said.get("items", ())]
+        return Page(objects, said.get("prefixes", []), said.get("nextPageToken"))
 
     def create(self, path: str, data: bytes) -> None:
         self.call("pipe_file", path, data, mode="create", chunksize=SINGLE_PUT_BYTES, moves=len(data))
@@ -105,13 +133,8 @@ class Gcs(Store):
         self.call("pipe_file", path, data, mode="overwrite", chunksize=SINGLE_PUT_BYTES, moves=len(data))
 
 
-class Azure(Store):
-    """`az://container/…`, with the account from the environment, or `abfs://container@account.dfs.core.windows.net/…`.
-
-    The SDK's own retries stay as they are: three, 15 s and more apart.
-    """
-
-    checks_reads = True
+class Azure(ObjectStore):
+    """`az://container/…`, with the account from the environment, or `abfs://container@account.dfs.core.windows.net/…`."""
 
     def connect(self) -> Any:
         import adlfs
@@ -125,8 +148,13 @@ class Azure(Store):
             use_listings_cache=False,
             **account,
         )
-        fs.service_client._config.max_single_put_size = SINGLE_PUT_BYTES  # adlfs hands no such option on
+        fs.split_path = lambda path, *_, **__: (*self.split(path), None)
+        _set_up(fs.service_client)
         return fs
+
+    def path(self, uri: str) -> str:
+        path = super().path(uri)
+        return path.replace(f"@{self.authority}", "", 1) if self.authority else path
 
     def uri(self, path: str) -> str:
         if not self.authority:
@@ -134,51 +162,61 @@ class Azure(Store):
         container, _, name = path.partition("/")
         return f"{self.scheme}://{container}@{self.authority}/{name}"
 
-    def list_folder(self, path: str) -> list[Entry]:
-        return self.run(self._list, path)
-
-    async def _list(self, path: str) -> list[Entry]:
-        """adlfs would list all that begins like the folder's name, and loses folders that hold only markers."""
-        from azure.storage.blob.aio import BlobPrefix
-
-        container, name, _ = self.fs.split_path(path)
-        prefix = f"{name.rstrip('/')}/" if name else ""
-        async with self.fs.service_client.get_container_client(container) as place:
-            found = [blob async for blob in place.walk_blobs(name_starts_with=prefix, include=["metadata"])]
-        folders = [b for b in found if isinstance(b, BlobPrefix)]
-        files = await self.fs._details([b for b in found if not isinstance(b, BlobPrefix)])
-        return [*files, *({"name": f"{container}/{b.name}", "size": 0, "type": "directory"} for b in folders)]
-
-    def below(self, path: str) -> Iterable[Entry]:
-        return self.run(self._below, path)
-
-    async def _below(self, path: str) -> list[Entry]:
-        """adlfs takes the slash away from markers of folders, and what is left looks like an empty file."""
-        container, name, _ = self.fs.split_path(path)
-        prefix = f"{name.rstrip('/')}/" if name else ""
-        async with self.fs.service_client.get_container_client(container) as place:
-            found = [blob async for blob in place.list_blobs(name_starts_with=prefix, include=["metadata"])]
-        return await self.fs._details([blob for blob in found if not blob.name.endswith("/")])
-
-    def matching(self, pattern: str) -> Iterable[Entry]:
-        fixed = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")[0]
-        wanted = re.compile(glob_translate(pattern))
-        return [entry for entry in self.below(fixed) if wanted.match(entry["name"])]
-
-    def fetch(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
-        return self.run(self._get, path, file.etag, start, stop, moves=stop - start)
-
-    async def _get(self, path: str, etag: str, start: int, stop: int) -> bytes:
+    async def get(self, bucket: str, key: str, etag: str, start: int, stop: int) -> Answer:
         from azure.core import MatchConditions
         from azure.core.exceptions import ResourceModifiedError
 
-        container, name, _ = self.fs.split_path(path)
         condition = {"etag": f'"{etag}"', "match_condition": MatchConditions.IfNotModified} if etag else {}
-        async with self.fs.service_client.get_blob_client(container, name) as blob:
+        wanted = {"offset": start, "length": stop - start} if stop else {}
+        said: dict[str, str] = {}
+        async with self.fs.service_client.get_blob_client(bucket, key) as blob:
             try:
                 body = await blob.download_blob(
-                    offset=start, length=stop - start, **condition, **self.fs._timeout_kwargs
+                    decompress=False,
+                    raw_response_hook=lambda answer: said.update(answer.http_response.headers),
+                    **condition,
+                    **wanted,
                 )
-                return await body.readall()
+                data = await body.readall()
+                # The library forgets the hook where it has asked again by itself; its own Content-Range is made up.
+                content_range = next((said[name] for name in said if name.lower() == "content-range"), None)
+                return answer_of(data, {"ETag": body.properties.etag, "Content-Range": content_range})
             except ResourceModifiedError as error:
                 raise Changed from error
+
+    async def head(self, bucket: str, key: str) -> Entry:
+        async with self.fs.service_client.get_blob_client(bucket, key) as blob:
+            found = await blob.get_blob_properties()
+        return (await self.fs._details([found]))[0]
+
+    async def page(self, bucket: str, prefix: str, delimiter: str, after: Any, most: int) -> Page:
+        from azure.storage.blob.aio import BlobPrefix
+
+        options = {"name_starts_with": prefix or None, "include": ["metadata"], "results_per_page": most}
+        async with self.fs.service_client.get_container_client(bucket) as place:
+            list_ = place.walk_blobs if delimiter else place.list_blobs
+            pages = list_(**options).by_page(after)
+            found = [item async for item in await anext(pages)]
+        folders = [item.name for item in found if isinstance(item, BlobPrefix)]
+        blobs = [item for item in found if not isinstance(item, BlobPrefix)]
+        objects = [
+            # adlfs takes the slash away from markers of folders, and what is left looks like an empty file.
+            entry | {"name": f"{bucket}/{blob.name}"}
+            for entry, blob in zip(await self.fs._details(blobs), blobs, strict=True)
+        ]
+        return Page(objects, folders, pages.continuation_token or None)
+
+
+def _set_up(client: Any) -> None:
+    """What adlfs hands no options on for."""
+    client._config.max_single_put_size = client._config.max_single_get_size = SINGLE_PUT_BYTES
+    limits = client._pipeline._transport.connection_config
+    limits.timeout, limits.read_timeout = CONNECT_SECONDS, SILENCE_SECONDS
+    for policy in client._pipeline._impl_policies:
+        if hasattr(policy, "get_backoff_time"):
+            policy.get_backoff_time = _azure_pause
+            policy.total_retries = AZURE_ATTEMPTS - 1
+
+
+def _azure_pause(tried: dict[str, Any]) -> float:
+    return AZURE_PAUSE_SECONDS * 3 ** tried["count"] * random.uniform(0.5, 1)

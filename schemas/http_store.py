@@ -7,16 +7,20 @@ import ipaddress
 import socket
 from typing import Any
 
+from schemas.blanking import blanked
+from schemas.errors import InputError
 from schemas.splits import FileInfo
 from schemas.store_faults import Changed, NotAllowed
-from schemas.stores import Entry, ReadOnly
+from schemas.stores import Entry, ReadOnly, check_range, plain_tag
 
 NO_HTTP, PUBLIC_HTTP, ANY_HTTP = "no", "public", "any"
 """What a run may read: nothing by http, public addresses only, any address."""
 CONNECT_SECONDS, SILENCE_SECONDS = 10, 30
-_METADATA = [ipaddress.ip_network(place) for place in ("168.63.129.16/32", "192.0.0.0/24")]
-"""Azure's and Oracle's, which are public addresses by their number."""
+_NOT_PUBLIC = [ipaddress.ip_network(place) for place in ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")]
+"""Azure's and Oracle's metadata services, which are public addresses by their number, and one of documentation."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out for the internet. Python counts more as global, as fec0::/10 and 64:ff9b:1::/48."""
 
 _permitted = NO_HTTP
 
@@ -41,7 +45,9 @@ def is_public(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or teredo or nat64
         if inner:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast and not any(ip in place for place in _METADATA)
+        if ip not in _GLOBAL_UNICAST:
+            return False
+    return ip.is_global and not ip.is_multicast and not any(ip in place for place in _NOT_PUBLIC)
 
 
 class AddressRefused(NotAllowed, PermissionError):
@@ -70,6 +76,21 @@ async def _session(**options: Any) -> Any:
 class Http(ReadOnly):
     """A URL names a file: a pattern or a folder is nothing that http has. `entries` reads a server's index page."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._by_rule: dict[str, Any] = {}
+
+    @property
+    def fs(self) -> Any:
+        """One for each rule: a connection that a laxer one allowed is not used again under a stricter."""
+        if _permitted not in self._by_rule:
+            self._fs = None
+            self._by_rule[_permitted] = super().fs
+        return self._by_rule[_permitted]
+
+    def means_folder(self, uri: str) -> bool:
+        return False
+
     def connect(self) -> Any:
         from fsspec.implementations.http import HTTPFileSystem
 
@@ -97,25 +118,38 @@ class Http(ReadOnly):
             size = total if answer.status in (206, 416) else answer.headers.get("Content-Length", "")
             if not size.isdigit():
                 raise OSError("the server does not say how large it is")
-            tags = {name: answer.headers.get(name) for name in ("ETag", "Last-Modified")}
-            return {"name": url, "size": int(size), "type": "file", **tags}
+            tag = _tag(answer.headers)
+            if not tag and int(size):
+                raise InputError(
+                    f"{blanked(url)}: its server sends neither ETag nor Last-Modified, so a change of the file would "
+                    "not be seen; download it, and name the copy"
+                )
+            return {"name": url, "size": int(size), "type": "file", "etag": tag}
 
     def fetch(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
-        return self.run(self._get, path, file.size, start, stop, moves=stop)
+        return self.run(self._get, path, file, start, stop, moves=stop)
 
-    async def _get(self, url: str, size: int, start: int, stop: int) -> bytes:
+    async def _get(self, url: str, file: FileInfo, start: int, stop: int) -> bytes:
         session = await self.fs.set_session()
-        wanted = {"Range": f"bytes={start}-{stop - 1}"}
-        async with session.get(self.fs.encode_url(url), headers=wanted) as answer:
+        async with session.get(self.fs.encode_url(url), headers={"Range": f"bytes={start}-{stop - 1}"}) as answer:
             self.fs._raise_not_found_for_status(answer, url)
+            if file.etag and _tag(answer.headers) != file.etag:
+                raise Changed
             if answer.status == 206:
-                total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-                if total.isdigit() and int(total) != size:
+                said = answer.headers.get("Content-Range", "")
+                total = said.rpartition("/")[2]
+                if total.isdigit() and int(total) != file.size:
                     raise Changed
+                check_range(said, start, stop)
                 return await answer.read()
-            if answer.content_length not in (None, size):
+            if answer.content_length not in (None, file.size):
                 raise Changed
             return await _middle(answer.content, start, stop)
+
+
+def _tag(headers: Any) -> str:
+    """What tells one version of a file from another: as `Store.info` would have it."""
+    return plain_tag(headers.get("ETag") or "") or headers.get("Last-Modified") or ""
 
 
 async def _middle(body: Any, start: int, stop: int) -> bytes:

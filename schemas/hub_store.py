@@ -10,7 +10,8 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.splits import FileInfo
-from schemas.stores import Entry, ReadOnly
+from schemas.store_faults import Changed
+from schemas.stores import Entry, ReadOnly, check_range
 
 SILENCE_SECONDS = 30
 
@@ -49,12 +50,18 @@ class Hub(ReadOnly):
         return super().matching(pattern)
 
     def fetch(self, path: str, file: FileInfo, start: int, stop: int) -> bytes:
-        return self._get(path, {"Range": f"bytes={start}-{stop - 1}"})
+        answer = self._get(path, {"Range": f"bytes={start}-{stop - 1}"})
+        said = answer.headers.get("Content-Range", "")
+        total = said.rpartition("/")[2]
+        if total.isdigit() and int(total) != file.size:
+            raise Changed
+        check_range(said, start, stop)
+        return answer.content
 
     def read(self, path: str) -> bytes:
-        return self._get(path, {})
+        return self._get(path, {}).content
 
-    def _get(self, path: str, headers: dict[str, str]) -> bytes:
+    def _get(self, path: str, headers: dict[str, str]) -> Any:
         from huggingface_hub import get_session, hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
@@ -65,7 +72,7 @@ class Hub(ReadOnly):
             url, headers=build_hf_headers() | headers, timeout=SILENCE_SECONDS, follow_redirects=True
         )
         hf_raise_for_status(answer)
-        return answer.content
+        return answer
 
     def _place(self, path: str) -> Any:
         """Repository, revision and path in it. Raises FileNotFoundError where there is no such repository."""

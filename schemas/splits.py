@@ -9,7 +9,7 @@ SCHEMA_VERSION = 1
 
 
 class FileInfo(NamedTuple):
-    """One file as its store lists it. `etag` changes whenever the content does (mtime in ns on a local disk)."""
+    """One file as its store lists it. `etag` changes whenever the content does."""
 
     uri: str
     size: int

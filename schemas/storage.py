@@ -4,8 +4,9 @@ replace, remove.
 A file appears whole at its final name or not at all, on every store: what is written is held in memory and put in one
 call. Never through `with fs.open(..., "wb")`: s3fs, gcsfs and adlfs publish the partial object when the block raises.
 
-The modules behind: `stores` (what a store is), `cloud_stores`, `hub_store`, `http_store`, `local_disk`, `range_file`
-(reading by ranges), `store_faults` (what is tried again, and errors in words), `blanking` (no secrets in any of it).
+The modules behind: `stores` (what a store is), `object_store`, `cloud_stores`, `hub_store`, `http_store`,
+`local_disk`, `range_file` (reading by ranges), `store_faults` (what is tried again, and errors in words), `blanking`
+(no secrets in any of it).
 """
 
 import functools
@@ -13,7 +14,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO, cast
 
 from schemas.blanking import blanked, refuse_credentials
@@ -21,10 +22,10 @@ from schemas.cloud_stores import S3, Azure, Gcs
 from schemas.errors import InputError, RunFailed
 from schemas.http_store import ANY_HTTP, NO_HTTP, PUBLIC_HTTP, Http, permit_http, permitted_http
 from schemas.hub_store import Hub
-from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk
+from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk, earlier_tag
 from schemas.splits import FileInfo
-from schemas.store_faults import LIST, READ, REMOVE, WRITE
-from schemas.stores import Entry, Store, changed_at, file_info, is_file
+from schemas.store_faults import LIST, READ, WRITE
+from schemas.stores import Entry, Store, changed_at, is_file
 
 __all__ = [
     "ANY_HTTP",
@@ -50,6 +51,7 @@ STORES: dict[str, type[Store]] = {
 }
 DAY_SECONDS = 86_400
 _IPV6 = re.compile(r"//\[[0-9a-fA-F:.]+\]")
+_VERSION = re.compile(r"\?version_?id=|\?snapshot=|\?generation=", re.IGNORECASE)
 _AZURE_PLACE = re.compile(r"(?P<scheme>az|abfs)://(?P<container>[^@/]+)@(?P<host>[^/]+)")
 
 
@@ -93,16 +95,24 @@ def join(folder: str, *names: str) -> str:
 def stat(uri: str) -> FileInfo | None:
     """The file at `uri`, or None where there is none."""
     store, path = resolve(uri)
+    if store.means_folder(uri):
+        return None
     try:
-        entry = store.attempt(READ, uri, lambda: store.entry(path))
+        entry = store.attempt(READ, uri, lambda: store.file(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return file_info(store, entry) if is_file(entry) else None
+    return store.info(entry) if is_file(entry) else None
 
 
 def is_unchanged(file: FileInfo) -> bool:
     """Whether the file is still the one that was listed. Where every read has made sure of that, nothing is asked."""
-    return resolve(file.uri)[0].checks_reads or stat(file.uri) == file
+    store = resolve(file.uri)[0]
+    return store.checks_reads or store.is_same(file, stat(file.uri))
+
+
+def with_earlier_tag(file: FileInfo) -> FileInfo:
+    """The file as versions list it that were published before tags of local files had more than a time."""
+    return file._replace(etag=earlier_tag(file.etag)) if is_local(file.uri) else file
 
 
 def _entries(folder: str) -> tuple[Store, list[Entry]]:
@@ -120,7 +130,7 @@ def _name(entry: Entry) -> str:
 def listing(folder: str) -> dict[str, FileInfo]:
     """Files directly in `folder` by their name; empty where there is no such folder."""
     store, entries = _entries(folder)
-    return {_name(entry): file_info(store, entry) for entry in entries if is_file(entry)}
+    return {_name(entry): store.info(entry) for entry in entries if is_file(entry)}
 
 
 def names_before(folder: str, moment: float) -> list[str]:
@@ -145,6 +155,32 @@ def folder_uri(folder: str) -> str:
     return store.uri(path.rstrip("/")) + "/"
 
 
+def real_folder_uri(folder: str) -> str:
+    """The same of where a folder of a disk really lies, whatever links lead there."""
+    store, path = resolve(folder)
+    return store.uri(store.real_folder(path).rstrip("/")) + "/"
+
+
+def in_real_folders(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
+    """The files as they are called in the folders that links lead to."""
+    real: dict[str, str] = {}
+    for file in files:
+        folder, _, name = file.uri.rpartition("/")
+        if folder not in real:
+            real[folder] = real_folder_uri(folder) if is_local(file.uri) else f"{folder}/"
+        yield file._replace(uri=real[folder] + name)
+
+
+def without_twins(files: Iterable[FileInfo]) -> list[FileInfo]:
+    """Each file once, though links may lead to its folder on several ways: by its own path where that is among them."""
+    listed = list(files)
+    kept: dict[str, FileInfo] = {}
+    for file, real in zip(listed, in_real_folders(listed), strict=True):
+        if real.uri not in kept or file == real:
+            kept[real.uri] = file
+    return list(kept.values())
+
+
 def probe_write(folder: str) -> bool:
     """Whether the store creates a file only where none is (else two runs at once do not see each other).
 
@@ -159,7 +195,7 @@ def probe_write(folder: str) -> bool:
     uri = join(folder, f".probe{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}")
     try:
         create(uri, b"")
-        return isinstance(store, LocalDisk) or not create(uri, b"")
+        return not create(uri, b"")
     finally:
         remove([uri])
 
@@ -172,25 +208,28 @@ def find(pattern: str) -> list[FileInfo]:
     """
     store, path = resolve(pattern)
     try:
-        entries = store.attempt(LIST, pattern, lambda: _found(store, path))
-    except FileNotFoundError:
+        entries = store.attempt(LIST, pattern, lambda: _found(store, path, store.means_folder(pattern)))
+    except (FileNotFoundError, NotADirectoryError):
         entries = []
     except RunFailed as error:
         raise InputError(str(error)) from None
-    except OSError as error:
-        raise InputError(f"{pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
+    if not entries and _VERSION.search(pattern):
+        raise InputError(f"{pattern}: names a version of an object; only the one that is there now is read")
     fixed = len(fixed_folder(pattern))
     data = [e for e in entries if not any(p[:1] in ("_", ".") for p in store.uri(e["name"])[fixed:].split("/"))]
     if broken := next((e["name"] for e in data if e.get("islink") and e["type"] == "other"), None):
         raise InputError(f"{pattern}: {broken} is a link to nothing that is there; mend or remove it")
-    return sorted(file_info(store, entry) for entry in data if is_file(entry))
+    return sorted(store.info(entry) for entry in data if is_file(entry))
 
 
-def _found(store: Store, path: str) -> list[Entry]:
+def _found(store: Store, path: str, folder: bool) -> list[Entry]:
+    """folder: it can be nothing else, whatever object or file has the same name."""
     if store.has_wildcard(path):
-        return list(store.matching(path))
+        return list(store.matching(f"{path}/**" if folder else path))
     entry = store.entry(path)
-    return [entry] if entry["type"] == "file" else list(store.below(path))
+    if entry["type"] == "file" and not folder:
+        return [entry]
+    return [entry for entry in store.below(path) if entry["name"] != path]
 
 
 def fixed_folder(pattern: str) -> str:
@@ -199,7 +238,7 @@ def fixed_folder(pattern: str) -> str:
     head = path
     for wildcard in "*?[" if store.has_wildcard(path) else "":
         head = head.split(wildcard, 1)[0]
-    if head != path or not _is_folder(store, path):
+    if head != path or not (store.means_folder(pattern) or _is_folder(store, path)):
         head = head.rsplit("/", 1)[0] if "/" in head else ""
     return store.uri(head.rstrip("/")) + "/"
 
@@ -284,8 +323,7 @@ def remove(uris: Iterable[str]) -> None:
     asked = list(uris)
     if asked:
         store = resolve(asked[0])[0]
-        paths = [store.path(uri) for uri in asked]
-        store.attempt(REMOVE, asked[0], lambda: store.remove(paths))
+        store.remove([store.path(uri) for uri in asked])
 
 
 def remove_folder(folder: str) -> None:

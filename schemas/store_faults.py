@@ -30,7 +30,28 @@ _TRANSIENT_NAMES = (
     *("ConnectError", "ReadError"),  # httpx's
 )
 _TRANSIENT_STATUSES = (408, 409, 425, 429)
+_LASTING_STATUSES = (501, 505)
 _MOST_WORDS = 300
+
+_SKEWED = "the clock of this machine and the store's differ by too much; set it"
+_ARCHIVED = "it is archived; restore it, or leave it out"
+_RESTORING = "it is being restored from the archive; run again when it is there"
+_PAYER = "its bucket has the requester pay: name the project that pays in GS_USER_PROJECT"
+_ADVICE_BY_CODE = {
+    "RequestTimeTooSkewed": _SKEWED,
+    "InvalidObjectState": _ARCHIVED,
+    "BlobArchived": _ARCHIVED,
+    "RestoreAlreadyInProgress": _RESTORING,
+    "BlobBeingRehydrated": _RESTORING,
+    "UserProjectMissing": _PAYER,
+}
+_ADVICE_BY_WORDS = {
+    "request date header too old": _SKEWED,  # Azure's
+    "must be a short-lived token": _SKEWED,  # Google's
+    "requester pays": _PAYER,
+}
+"""Refusals and conflicts that no permission and no further attempt helps against."""
+_CONDITION = "which is a put only if nothing is there yet (If-None-Match): publishing needs that; use another store"
 
 T = TypeVar("T")
 
@@ -55,6 +76,10 @@ REMOVE = Action("remove", "s3:DeleteObject", "storage.objects.delete", "Storage 
 
 class Truncated(ConnectionError):
     """A store sent less than it was asked for."""
+
+
+class Passing(ConnectionError):
+    """A store says itself that asking again may help."""
 
 
 class Changed(Exception):
@@ -131,8 +156,20 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = getattr(link, "os_error", None) or link.__cause__
 
 
+def _advice(error: BaseException) -> str | None:
+    for link in _chain(error):
+        response = getattr(link, "response", None)
+        said = (
+            response.get("Error", {}).get("Code") if isinstance(response, dict) else getattr(link, "error_code", None)
+        )
+        if advice := _ADVICE_BY_CODE.get(str(getattr(said, "value", said))):
+            return advice
+    words = str(error).lower()
+    return next((advice for known, advice in _ADVICE_BY_WORDS.items() if known in words), None)
+
+
 def _is_transient(error: BaseException) -> bool:
-    if _is_refused(error):
+    if _is_refused(error) or _advice(error) or status_of(error) in _LASTING_STATUSES:
         return False
     kinds = (TimeoutError, asyncio.TimeoutError, ConnectionError)
     if any(
@@ -153,7 +190,13 @@ def _is_refused(error: BaseException) -> bool:
 
 
 def _told(action: Action, uri: str, error: BaseException, attempts: int, waited: float) -> RunFailed:
-    uri, says = blanked(uri), blanked(_words(error))
+    uri, says, advice = blanked(uri), _words(error), _advice(error)
+    if action is WRITE and status_of(error) == 501:
+        return RunFailed(
+            f"{uri}: cannot {action.words} it: the store does not know what it was asked for, {_CONDITION}"
+        )
+    if advice:
+        return RunFailed(f"{uri}: cannot {action.words} it: {advice} (the store says: {says})")
     if _is_refused(error):
         scheme, _, rest = uri.partition("://")
         permission = action.permission(scheme)
@@ -171,6 +214,7 @@ def _told(action: Action, uri: str, error: BaseException, attempts: int, waited:
 
 
 def _words(error: BaseException) -> str:
+    """Without secrets: they are blanked before the text is cut, or half of one would be left."""
     says = getattr(error, "strerror", None) or error  # without the "[Errno 5]" that libraries make up
-    text = " ".join(str(says).split()) or type(error).__name__
+    text = blanked(" ".join(str(says).split())) or type(error).__name__
     return text if len(text) <= _MOST_WORDS else text[: _MOST_WORDS - 1] + "…"

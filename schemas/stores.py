@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime
+import functools
 import io
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -18,11 +20,11 @@ from schemas.blanking import blanked
 from schemas.errors import InputError, RunFailed
 from schemas.range_file import Fetch, RangeFile, ReadAheadFile
 from schemas.splits import FileInfo
-from schemas.store_faults import READ, Action, Truncated, patiently, seconds_for
+from schemas.store_faults import READ, REMOVE, Action, Truncated, patiently, seconds_for
 
 EXTRAS = {"gs": "gcp", "s3": "aws", "az": "azure", "abfs": "azure", "http": "http", "https": "http"}
-REMOVED_AT_ONCE = 32
 _TAGS = ("generation", "ETag", "etag", "md5Hash", "sha256", "blob_id", "Last-Modified")
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "created")
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ class Store:
     checks_reads = False
     """Whether every read makes sure that the file is still the one that was listed."""
     writable = True
+    removed_at_once = 32
 
     def __post_init__(self) -> None:
         self._fs: Any = None
@@ -86,6 +89,10 @@ class Store:
         """The file or folder at `path`. Raises FileNotFoundError."""
         return self.call("info", path)
 
+    def file(self, path: str) -> Entry:
+        """The same, of what is expected to be a file."""
+        return self.entry(path)
+
     def entries(self, path: str) -> list[Entry]:
         """All that is directly in a folder. Raises FileNotFoundError."""
         return [e for e in self.list_folder(path) if e["name"].rstrip("/") != path.rstrip("/")]
@@ -100,6 +107,10 @@ class Store:
 
     def matching(self, pattern: str) -> Iterable[Entry]:
         return _files(self.call("glob", pattern, detail=True))
+
+    def means_folder(self, uri: str) -> bool:
+        """Whether the URI can be nothing but a folder: it ends in a slash."""
+        return uri.endswith("/")
 
     def has_wildcard(self, path: str) -> bool:
         """A file may really be called `a[1].txt`, and a shell that expands a glob hands over such names."""
@@ -132,6 +143,7 @@ class Store:
 
     def _fetcher(self, file: FileInfo) -> Fetch:
         path = self.path(file.uri)
+        _ = self.fs  # connects here, once, and not in each of the threads that fetch
 
         def fetch(begin: int, end: int) -> bytes:
             return self.attempt(READ, file.uri, lambda: self._whole(path, file, begin, end))
@@ -159,14 +171,31 @@ class Store:
         self.call("pipe_file", path, data, mode="overwrite", moves=len(data))
 
     def remove(self, paths: list[str]) -> None:
-        """Removes files; one that is gone already is no error."""
+        """Removes files, some at a time; one that is gone already is no error."""
+        for start in range(0, len(paths), self.removed_at_once):
+            some = paths[start : start + self.removed_at_once]
+            self.attempt(REMOVE, self.uri(some[0]), functools.partial(self.remove_some, some))
+
+    def remove_some(self, paths: list[str]) -> None:
         if isinstance(self.fs, AsyncFileSystem):
-            for start in range(0, len(paths), REMOVED_AT_ONCE):
-                self.run(_remove, self.fs, paths[start : start + REMOVED_AT_ONCE])
+            self.run(_remove, self.fs, paths)
             return
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(path)
+
+    def info(self, entry: Entry) -> FileInfo:
+        """What identifies a file's content: the store's own tag, else its time of change."""
+        etag = next((plain_tag(str(entry[key])) for key in _TAGS if entry.get(key)), None) or repr(changed_at(entry))
+        return FileInfo(self.uri(entry["name"]), int(entry["size"] or 0), etag)
+
+    def is_same(self, listed: FileInfo, now: FileInfo | None) -> bool:
+        """Whether a file is still what was listed."""
+        return listed == now
+
+    def real_folder(self, path: str) -> str:
+        """The folder that a path leads to, whatever links lie on the way."""
+        return path
 
 
 class ReadOnly(Store):
@@ -202,10 +231,16 @@ def is_file(entry: Entry) -> bool:
     return entry["type"] == "file" and not marker
 
 
-def file_info(store: Store, entry: Entry) -> FileInfo:
-    """What identifies a file's content: the store's own tag, else its time of change."""
-    etag = next((str(entry[key]).strip('"') for key in _TAGS if entry.get(key)), None) or repr(changed_at(entry))
-    return FileInfo(store.uri(entry["name"]), int(entry["size"] or 0), etag)
+def plain_tag(tag: str) -> str:
+    """An entity tag without its quotes. A weak one, `W/"x"`, is what some servers make of "x" on its way."""
+    return tag.removeprefix("W/").strip('"')
+
+
+def check_range(said: str | None, start: int, stop: int) -> None:
+    """Raises Truncated where a Content-Range, `bytes 0-9/100`, tells of other bytes than `start` to `stop` - 1."""
+    found = _CONTENT_RANGE.match(said or "")
+    if found and (int(found[1]), int(found[2]) + 1) != (start, stop):
+        raise Truncated(f"bytes {found[1]} to {found[2]} came where bytes {start} to {stop - 1} were asked for")
 
 
 def changed_at(entry: Entry) -> float:

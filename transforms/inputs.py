@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from schemas import storage
 from schemas.embeddings import is_part_name
 from schemas.errors import InputError, RunFailed
-from schemas.manifest import newest_manifest
+from schemas.manifest import Manifest, newest_manifest
 from schemas.matches import QUERIES_FOLDER, UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER, WORK_FOLDER
 from schemas.splits import FileInfo, Slice, Split, split_id
@@ -42,6 +42,7 @@ def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
                 f"--input {pattern}: the name of {odd!r} is no UTF-8, so no id can be made of it; rename it"
             )
         found |= {file.uri: file for file in files}
+    found = {file.uri: file for file in storage.without_twins(found.values())}
     base = _common_folder([storage.fixed_folder(p) for p in patterns])
     return sorted(((file, uri.removeprefix(base)) for uri, file in found.items()), key=lambda pair: pair[1])
 
@@ -135,6 +136,19 @@ def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> lis
     return [Split(split_id(pieces, options_digest), pieces) for pieces in slices]
 
 
+def earlier_ids(splits: Iterable[Split], options_digest: str, base: Manifest) -> dict[str, str]:
+    """Ids of splits in a version that was published before tags of local files had more than a time -> their ids now,
+    where size and time are the same. What such a version lists is taken over; the next one has the new ids."""
+    known = {split.id for split in base.splits}
+    found = {}
+    for split in (split for split in splits if split.id not in known):
+        pieces = tuple(p._replace(file=storage.with_earlier_tag(p.file)) for p in split.slices)
+        earlier = split_id(pieces, options_digest)
+        if earlier in known:
+            found[earlier] = split.id
+    return found
+
+
 def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo], kind: str = "embeddings") -> None:
     """Raises InputError unless the output folder is new, empty or a dataset of ours of this kind, is writable, and
     neither holds an input nor lies in an input folder. What a killed run left there is ours. Leaves nothing behind."""
@@ -147,13 +161,13 @@ def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo
 def _check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo], kind: str) -> None:
     if storage.stat(output) is not None:
         raise InputError(f"--output {output}: is a file; name a folder")
-    root = storage.folder_uri(output)
-    for file in inputs:
+    root = storage.real_folder_uri(output)
+    for file in storage.in_real_folders(inputs):
         if file.uri.startswith(root):
             raise InputError(f"--output {output}: the input {file.uri} lies in it; write to a folder of its own")
     for pattern in patterns:
         folder = storage.folder_uri(pattern)
-        if storage.fixed_folder(pattern) == folder and root.startswith(folder):
+        if storage.fixed_folder(pattern) == folder and root.startswith(storage.real_folder_uri(pattern)):
             raise InputError(
                 f"--output {output}: lies in the input folder {pattern}, so the next run would read it; write to a "
                 "folder of its own"

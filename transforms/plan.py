@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
+from schemas.manifest import Manifest, SplitEntry
 from schemas.model import ModelFingerprint
 from schemas.splits import FileInfo, Split
 
@@ -33,6 +34,13 @@ class Plan:
     duplicate_ids: str = "error"
     keep_versions: int = 1
     fresh: bool = False
+    renamed: dict[str, str] = dataclasses.field(default_factory=dict)  # ids of splits in the base version -> ids now
+
+    def carried(self, base: Manifest | None) -> dict[str, SplitEntry]:
+        """The base version's splits, by the ids that they have now."""
+        splits = base.splits if base and not self.fresh else ()
+        now = (split._replace(id=self.renamed.get(split.id, split.id)) for split in splits)
+        return {split.id: split for split in now}
 
 
 @dataclasses.dataclass

@@ -1,13 +1,20 @@
 """No secret survives in a text that leaves the process, and none is taken from a URI."""
 
+from urllib.parse import quote, quote_plus
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import storage
-from schemas.blanking import SECRET_VARIABLES, blanked
+from schemas.blanking import blanked, refuse_credentials
 from schemas.errors import InputError
 
+SECRET_VARIABLES = (
+    *("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING"),
+    *("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET", "HF_TOKEN"),
+    *("HUGGING_FACE_HUB_TOKEN", "FSSPEC_S3_SECRET", "FSSPEC_ABFS_ACCOUNT_KEY", "DB_PASSWORD", "SOME_API_KEY"),
+)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SECRETS = st.text(LETTERS + "0123456789+/-_.~%", min_size=10, max_size=40).filter(
     lambda text: any(c.isdigit() for c in text) and any(c.isalpha() for c in text)
@@ -49,6 +56,32 @@ def test_the_environments_own_secrets_are_blanked_wherever_they_stand(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(name, secret)
         assert secret not in blanked(before + secret + after)
+        for encoded in (quote(secret), quote(secret, safe=""), quote_plus(secret)):
+            assert encoded not in blanked(before + encoded + after)
+            small = encoded.replace("%2B", "%2b")
+            assert small not in blanked(before + small + after)
+
+
+def test_secrets_in_the_json_of_a_variable_are_blanked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSSPEC_S3", '{"endpoint_url": "http://store.example", "secret": "hunter2+hunter2"}')
+    assert blanked("http://store.example said hunter2+hunter2 or hunter2%2Bhunter2") == (
+        "http://store.example said *** or ***"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/etc/key.json"),
+        ("AWS_SHARED_CREDENTIALS_FILE", "/etc/aws.ini"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", "/var/run/token"),
+        ("TOKENIZERS_PARALLELISM", "parallel"),
+        ("HF_ENDPOINT", "http://hub.example"),
+    ],
+)
+def test_variables_that_hold_no_secret_are_not_blanked(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    assert blanked(f"{value}: no such file") == f"{value}: no such file"
 
 
 @pytest.mark.parametrize(
@@ -84,9 +117,24 @@ def test_what_is_no_secret_stays(text: str) -> None:
         "https://host.example/a.txt?access_token=hunter2",
         "ftp://user:hunter2@host.example/a.txt",
         "s3://a:hunter2@b::file://c",
+        *(
+            f"https://host.example/a.txt?{name}=hunter2"
+            for name in ("jwt", "pass", "code", "session", "sessionid", "id_token", "Ticket")
+        ),
+        "https://host.example/a.txt;token=hunter2",
+        "https://host.example/a;jwt=hunter2/b.txt",
+        "https://host.example/a.txt#access_token=hunter2",
     ],
 )
 def test_a_uri_that_carries_credentials_is_refused_without_repeating_them(uri: str) -> None:
     with pytest.raises(InputError) as refused:
         storage.resolve(uri)
     assert "hunter2" not in str(refused.value)
+    assert "carries credentials" in str(refused.value) or uri.startswith("ftp:") or "::" in uri
+
+
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/key=5/session=a/b.txt", "gs://bucket/a&token=b.txt", "s3://bucket/a;b/code=1.txt"]
+)
+def test_folders_that_are_called_like_secrets_are_no_secrets(uri: str) -> None:
+    refuse_credentials(uri)

@@ -2,13 +2,14 @@
 
 import socket
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from schemas import http_store, storage
 from schemas.errors import InputError, RunFailed
-from tests.servers.web import WebServer
+from schemas.splits import FileInfo
+from tests.servers.web import Handler, WebServer
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,7 @@ def web() -> Iterator[WebServer]:
             "198.18.0.1",
         ),
         *("::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1"),
+        *("64:ff9b:1::1", "64:ff9b:1:7f00:0:100::", "fec0::1", "::7f00:1", "::ffff:0:7f00:1", "3fff::1", "5f00::1"),
         *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a9fe:a9fe::1"),
     ],
 )
@@ -130,3 +132,81 @@ def test_nothing_is_written_by_http(web: WebServer) -> None:
         with pytest.raises(RunFailed, match="only read"):
             verb(f"{web.url}/new", b"x")
     assert web.requests == []
+
+
+def test_a_connection_that_a_laxer_rule_allowed_is_not_used_under_a_stricter(web: WebServer) -> None:
+    storage.permit_http(storage.ANY_HTTP)
+    (file,) = storage.find(f"{web.url}/a.txt")
+    asked = len(web.requests)
+    for rule in (storage.PUBLIC_HTTP, storage.ANY_HTTP, storage.PUBLIC_HTTP):
+        storage.permit_http(rule)
+        with storage.open_read(file, 5, 10) as opened:
+            if rule == storage.ANY_HTTP:
+                assert opened.read(5) == web.files["/a.txt"][5:10]
+                asked = len(web.requests)
+            else:
+                with pytest.raises(RunFailed, match="--allow_private_http"):
+                    opened.read(5)
+                assert len(web.requests) == asked
+
+
+class _Odd(Handler):
+    """A server that says of versions what `tags` has: when it is looked at, and when it is read."""
+
+    tags: ClassVar[list[dict[str, str]]] = []
+
+    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        kept = {name: value for name, value in headers.items() if name != "ETag"}
+        super()._answer(status, kept | self.tags[0 if self.headers.get("Range") == "bytes=0-0" else -1], content)
+
+
+@pytest.fixture
+def odd() -> Iterator[WebServer]:
+    storage.permit_http(storage.ANY_HTTP)
+    with WebServer(_Odd) as server:
+        server.files["/a.txt"] = b"0123456789" * 100
+        yield server
+
+
+def read(file: FileInfo) -> bytes:
+    with storage.open_read(file, 10, 20) as opened:
+        return opened.read(10)
+
+
+def test_a_file_of_which_no_change_could_be_seen_is_refused(odd: WebServer) -> None:
+    """Of a server that says nothing of versions, what changed in the middle came as it was, half old and half new."""
+    _Odd.tags = [{}]
+    with pytest.raises(InputError, match=r"neither ETag nor Last-Modified.*download it"):
+        storage.find(f"{odd.url}/a.txt")
+    odd.files["/empty.txt"] = b""
+    assert [file.size for file in storage.find(f"{odd.url}/empty.txt")] == [0]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [{"ETag": '"x"'}, {"ETag": 'W/"x"'}],
+        [{"ETag": 'W/"x"'}, {"ETag": '"x"'}],
+        [{"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}],
+    ],
+)
+def test_a_tag_that_became_weak_on_its_way_is_the_same(odd: WebServer, tags: list[dict[str, str]]) -> None:
+    _Odd.tags = tags
+    (file,) = storage.find(f"{odd.url}/a.txt")
+    assert read(file) == b"0123456789"
+    assert storage.is_unchanged(file)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [{"ETag": '"x"'}, {"ETag": '"y"'}],
+        [{"ETag": '"x"'}, {}],
+        [{"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}, {"Last-Modified": "Wed, 21 Oct 2015 07:28:01 GMT"}],
+    ],
+)
+def test_a_read_of_another_version_of_the_same_size_fails(odd: WebServer, tags: list[dict[str, str]]) -> None:
+    _Odd.tags = tags
+    (file,) = storage.find(f"{odd.url}/a.txt")
+    with pytest.raises(RunFailed, match="changed while it was read"):
+        read(file)

@@ -47,11 +47,12 @@ def gcs_error(status: int, body: bytes = b'{"error": {"message": "the store\'s w
     raise AssertionError
 
 
-def azure_error(status: int) -> Exception:
+def azure_error(status: int, code: str = "", message: str = "the store's words") -> Exception:
     from azure.core.exceptions import HttpResponseError
 
-    error = HttpResponseError("the store's words")
+    error = HttpResponseError(message)
     error.status_code = status
+    error.error_code = code  # type: ignore[attr-defined]
     return error
 
 
@@ -165,3 +166,43 @@ def test_what_the_store_says_is_told_without_its_secrets() -> None:
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(AttributeError):
         patiently(READ, "s3://bucket/a", failing(AttributeError("a bug")))
+
+
+def test_a_secret_is_blanked_before_the_text_is_cut() -> None:
+    """Where it lies on the cut, half of it would be no secret that anyone knows."""
+    secret = "hunter2hunter2hunter2hunter2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+        for before in range(store_faults._MOST_WORDS - 120, store_faults._MOST_WORDS):
+            with pytest.raises(RunFailed) as told:
+                patiently(READ, "s3://bucket/a", failing(s3_error(400, "Odd", "x" * before + secret + " refused")))
+            assert "hunt" not in str(told.value)
+
+
+def test_a_put_that_the_store_does_not_know_is_asked_once(pauses: list[float]) -> None:
+    """Some that speak S3 answer `If-None-Match` with 501."""
+    with pytest.raises(RunFailed, match="only if nothing is there yet"):
+        patiently(WRITE, "s3://bucket/a", failing(s3_error(501, "NotImplemented")))
+    assert pauses == []
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (s3_error(403, "RequestTimeTooSkewed"), "the clock of this machine"),
+        (s3_error(403, "InvalidObjectState"), "archived; restore it"),
+        (azure_error(409, "BlobArchived"), "archived; restore it"),
+        (azure_error(409, "BlobBeingRehydrated"), "being restored"),
+        (azure_error(403, "AuthenticationFailed", "Request date header too old: 'x'"), "the clock of this machine"),
+        (ValueError("Bucket is requester pays. Set `requester_pays=True`"), "GS_USER_PROJECT"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_neither_a_permission_nor_time_mends_says_what_does(
+    error: Exception, says: str, pauses: list[float]
+) -> None:
+    with pytest.raises(RunFailed) as told:
+        patiently(READ, "s3://bucket/a", failing(error))
+    assert says in str(told.value)
+    assert "needs" not in str(told.value)
+    assert pauses == []

@@ -1,8 +1,8 @@
 """A proxy before a store's server that counts what goes through, and does wrong what a test asks for.
 
 It refuses, resets, cuts a body short, loses an answer after the server has done what was asked, stalls before the
-server is asked or when it has half of what it is sent, or is late with the answer: each happens on real networks, and
-no well-behaved test server can be asked for it.
+server is asked or when it has half of what it is sent, is late with the answer or slow, gives other bytes than those
+asked for, and drops headers: each happens on real networks, and no well-behaved test server can be asked for it.
 """
 
 import contextlib
@@ -17,13 +17,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-Kind = Literal["403", "503", "reset", "truncated", "lost", "stall", "half", "late"]
+Kind = Literal["200", "403", "501", "503", "reset", "truncated", "lost", "stall", "half", "late", "slow", "shifted"]
 REFUSALS = {
+    "200": b"<?xml version='1.0'?><DeleteResult><Error><Key>k</Key><Code>InternalError</Code><Message>We "
+    b"encountered an internal error. Please try again.</Message></Error></DeleteResult>",
+    "501": b"<?xml version='1.0'?><Error><Code>NotImplemented</Code><Message>A header you provided implies "
+    b"functionality that is not implemented</Message></Error>",
     "403": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
     "503": b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce your request rate</Message></Error>",
 }
 BETWEEN_TWO = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
 """Headers of one connection, which a proxy does not pass on."""
+RANGE = re.compile(r"bytes=(\d+)-(\d+)")
 NAME = re.compile(rb'"name": *"([^"]*)"')
 NAME_WITHIN_BYTES = 1024
 
@@ -58,6 +63,7 @@ class FaultyProxy:
         self.upstream = urlsplit(upstream).netloc
         self.requests: list[Request] = []
         self.stopped = threading.Event()
+        self.dropped: set[str] = set()  # headers, in small letters, that do not get through, either way
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
@@ -124,6 +130,12 @@ class _Handler(BaseHTTPRequestHandler):
             refusal = REFUSALS[kind]
             self._answer(int(kind), [("Content-Type", "application/xml")], refusal, len(refusal))
         else:
+            if kind == "shifted":
+                for name in ("Range", "x-ms-range"):
+                    if asked := RANGE.fullmatch(self.headers.get(name, "")):
+                        self.headers.replace_header(name, f"bytes={int(asked[1]) + 1}-{int(asked[2]) + 1}")
+            if fault and kind == "slow":
+                self._waits(fault)
             status, headers, content, length = self._ask(body)
             if kind == "lost" or (fault and kind == "late" and self._waits(fault)):
                 self._reset()
@@ -149,7 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _ask(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes, int]:
         """The server's status, headers, body and its length, which a HEAD tells of a body that does not come."""
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in BETWEEN_TWO}
+        not_passed = BETWEEN_TWO | self.proxy.dropped
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in not_passed}
         with contextlib.closing(http.client.HTTPConnection(self.proxy.upstream)) as upstream:
             upstream.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
             answer = upstream.getresponse()
@@ -161,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.proxy.requests.append(Request(self.command, self.path, status, len(content)))
         self.send_response_only(status)
         for name, value in headers:
-            if name.lower() not in BETWEEN_TWO:
+            if name.lower() not in BETWEEN_TWO | self.proxy.dropped:
                 # Where an upload goes on, it goes on through the proxy.
                 self.send_header(
                     name, value.replace(f"//{self.proxy.upstream}", f"//{urlsplit(self.proxy.url).netloc}")
