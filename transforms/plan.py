@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from schemas.model import ModelFingerprint
 from schemas.splits import FileInfo, Split
+from transforms.fidelity import check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,14 @@ class Plan:
     duplicate_ids: str = "error"
     keep_versions: int = 1
     fresh: bool = False
+    min_fidelity: float = -1.0  # of the dataset to float32, where it is not that
+
+
+def check_fidelity(plan: Plan, fidelity: dict[str, float] | None) -> None:
+    """Raises RunFailed where what a manifest says of its vectors' fidelity is less than this run asks for: finished
+    work, of a run that asked for less, is held to the same."""
+    if fidelity:
+        check((fidelity["min_cosine"],), plan.min_fidelity, plan.fingerprint.dtype, plan.fingerprint.backend)
 
 
 @dataclasses.dataclass
