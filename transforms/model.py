@@ -204,7 +204,7 @@ def _hub(options: EncodeOptions) -> Path | str:
     """
     if not HUB_ID.fullmatch(options.model):
         return "Hugging Face: that is no name of a repository there"
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
     repository = options.model if "/" in options.model else f"sentence-transformers/{options.model}"
     online = "not asked, HF_HUB_OFFLINE is set"
@@ -212,7 +212,11 @@ def _hub(options: EncodeOptions) -> Path | str:
         try:
             info = HfApi().model_info(repository, revision=options.model_revision, timeout=HUB_TIMEOUT_SECONDS)
             with _quiet_hub():
-                return Path(snapshot_download(repository, revision=info.sha, ignore_patterns=NOT_DOWNLOADED))
+                folder = Path(snapshot_download(repository, revision=info.sha, ignore_patterns=NOT_DOWNLOADED))
+                if _lacks_modules(repository, folder):  # it has none: asking has the cache remember that
+                    with contextlib.suppress(Exception):
+                        hf_hub_download(repository, "modules.json", revision=info.sha)
+                return folder
         except Exception as error:  # no network, no such repository or revision, gated, disk full: told, not raised
             online = _first_line(error)
     hub = f"hub {constants.ENDPOINT}: {online}"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -312,6 +313,31 @@ def test_a_snapshot_without_modules_is_refused_unless_the_repository_has_none(
     (missing / "modules.json").touch()  # what asking the hub has left
     found = resolve_model(asked)
     assert (found.fingerprint.pooling, found.pooling_assumed) == ("mean", True)
+
+
+def test_a_repository_without_modules_that_was_fetched_once_is_used_without_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = put_snapshot(tmp_path / "hub", folder)
+    snapshot = repository / "snapshots" / ("a" * 40)
+
+    def ask(name: str, file: str, revision: str) -> None:
+        assert (name, file) == ("someone/plain", "modules.json")
+        (repository / ".no_exist" / revision).mkdir(parents=True)
+        (repository / ".no_exist" / revision / file).touch()  # as the hub's library does
+        raise EntryNotFoundError("404")
+
+    with monkeypatch.context() as online:
+        online.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(sha="a" * 40))
+        online.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+        online.setattr("huggingface_hub.hf_hub_download", ask)
+        assert resolve_model(EncodeOptions(model="someone/plain")).folder == str(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert resolve_model(EncodeOptions(model="someone/plain")).folder == str(snapshot)
 
 
 def test_that_pooling_is_assumed_is_known_of_plain_folders_alone(folder: Path) -> None:
