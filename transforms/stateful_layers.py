@@ -19,7 +19,7 @@ def check_attention(model: Any, window: int) -> None:
 
     window: the most tokens of a text
     """
-    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    config: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
     if getattr(config, "attention_type", "") == "block_sparse":
         most = (5 + 2 * config.num_random_blocks) * config.block_size
         if window > most:
