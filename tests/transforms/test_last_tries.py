@@ -1,5 +1,7 @@
 """A row is rejected only when torch, in float32 and alone, cannot make a vector of it."""
 
+import concurrent.futures
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from tests import zoo
 from tests.transforms.test_encoder import assert_same, make_encoder
 from transforms.encoder import Encoder
 from transforms.model import EncodeOptions, resolve_model
+from transforms.stateful_layers import ThreadsOwn
 
 How = Callable[[bool, np.ndarray, np.ndarray], None]
 TEXTS = [*zoo.WORDS[:30], "one two three", "two three four one"]
@@ -168,12 +171,21 @@ def test_a_slow_tokenizer_counts_what_the_model_computes(folder: str, monkeypatc
         make_encoder(folder, prompt="one two " * 30)
 
 
-def test_threads_do_not_share_rotary_frequencies(tmp_path: Path) -> None:
-    """Several at a time, with texts on both sides of the length at which they are swapped."""
-    folder = zoo.build("Phi3, longrope", tmp_path / "model")
-    texts = [" ".join(zoo.WORDS[n % 7 :][: 3 + n % 30]) for n in range(300)]
-    alone = make_encoder(folder, threads=1, batch_tokens=1).encode(texts).vectors
-    before = torch.get_num_threads()
-    for _ in range(3):
-        assert_same(make_encoder(folder, threads=8, batch_tokens=60).encode(texts).vectors, alone)
-    torch.set_num_threads(before)
+BARRIER = threading.Barrier(2)
+
+
+class Swapping(torch.nn.Module):
+    """Keeps what it was called with last, as rotary frequencies are kept."""
+
+    def forward(self, value: int) -> int:
+        self.kept = value
+        BARRIER.wait(60)
+        return self.kept
+
+
+def test_threads_do_not_share_what_a_layer_changes_in_itself(tmp_path: Path) -> None:
+    own = ThreadsOwn(Swapping())
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(own, [1, 2])) == [1, 2]
+    encoder = make_encoder(zoo.build("Phi3, longrope", tmp_path / "model"))
+    assert any(isinstance(module, ThreadsOwn) for module in encoder._models[0]._exact.modules())

@@ -77,7 +77,8 @@ import sys, time
 from transforms.watchdog import Watchdog
 with Watchdog(1.2).watch("part-1"):
     print("begun", flush=True)
-    time.sleep(0.5)
+    for _ in range(30):  # after it was woken too
+        time.sleep(0.02)
 print("ended well", flush=True)
 """
 
@@ -87,6 +88,6 @@ def test_a_process_that_was_stopped_for_longer_than_the_time_out_goes_on() -> No
     assert process.stdout
     assert process.stdout.readline() == "begun\n"
     os.kill(process.pid, signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(2)
     os.kill(process.pid, signal.SIGCONT)
     assert (process.communicate(timeout=60)[0], process.returncode) == ("ended well\n", 0)
