@@ -23,6 +23,7 @@ from jobs.embed_sample import sample_rows
 from schemas.blocks import OFFSET, SOURCE
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
+from schemas.rejects import Reason
 from transforms.device import choose_device
 from transforms.encode import EncodeTexts
 from transforms.model import EncodeOptions, ResolvedModel
@@ -300,6 +301,8 @@ def _summary_text(found: dict[str, Any]) -> str:
         f"  rows in {found['rows_in']:,}, out {found['rows_out']:,}; rejected: {rejected}",
         f"  truncated {found['truncated']:,}; tokens {found['tokens']:,}; parts {found['parts']:,}",
     ]
+    if failed := found["rejected"].get(Reason.ENCODE_ERROR):
+        lines.append(f"  {failed:,} rows failed to encode; the same command tries them again")
     if found["chunks"]:
         lines.append(f"  rows added by cutting long texts {found['chunks']:,}")
     if found["blank_lines"]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from jobs import cli
 from jobs.embed_plan import make_plan
 from jobs.embed_sample import sample_rows
-from schemas.errors import InputError
+from schemas.errors import InputError, RunFailed
 from schemas.manifest import newest_manifest
 from transforms.device import choose_device
+from transforms.fidelity import check
 from transforms.model import EncodeOptions, ResolvedModel, resolve_model
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def settle_backend(config: "EmbedConfig", runs_here: bool) -> tuple["EmbedConfig
     other, model_of_other = _with_backend(config, "openvino")
     try:
         seconds = _seconds(texts, [(settled.encode, model), (other.encode, model_of_other)])
-    except InputError as error:
+    except (InputError, RunFailed) as error:
         cli.say(f"backend torch: {error}")
         return settled, model
     ratio = seconds[0] / max(1e-9, seconds[1])
@@ -64,10 +65,19 @@ def _has_openvino() -> bool:
 
 
 def _seconds(texts: Sequence[str], contenders: Sequence[tuple[EncodeOptions, ResolvedModel]]) -> list[float]:
-    """What encoding the texts takes each of them, the shortest of some turns: what else runs here only adds."""
+    """What encoding the texts takes each of them, the shortest of some turns: what else runs here only adds.
+
+    Raises:
+        InputError or RunFailed: the last of them cannot run the model, fails rows that the first does not, or is less
+            near to float32 than `--min_fidelity`.
+    """
     from transforms.encode import Encoder
 
     encoders = [Encoder(model, options) for options, model in contenders]
+    first, *_, last = (encoder.encode(texts) for encoder in encoders)
+    check(last.cosines, contenders[-1][0].min_fidelity, contenders[-1][0].dtype, contenders[-1][0].backend)
+    if more := {failure.row for failure in last.failures} - {failure.row for failure in first.failures}:
+        raise RunFailed(f"{contenders[-1][0].backend} fails {len(more)} of {len(texts)} rows that torch encodes")
     taken: list[list[float]] = [[] for _ in encoders]
     for _ in range(TURNS):
         for encoder, seconds in zip(encoders, taken, strict=True):

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from transforms.model import EncodeOptions, ResolvedModel
 from transforms.plan import Plan
 from transforms.read import BlockOptions
 from transforms.sources import BadFile, Row, beginnings, parquet_row_groups, read_rows
+
+if TYPE_CHECKING:
+    from transforms.encoder import Submitted
 
 PROBES = 20
 SAMPLE_ROWS = 1000
@@ -125,14 +128,22 @@ class _Measured(NamedTuple):
 def _measure(texts: Sequence[str], model: ResolvedModel, options: EncodeOptions) -> _Measured:
     from transforms.encode import Encoder  # imported late, with torch
 
+    def submit() -> "Submitted":
+        """As the run does: long texts are cut into chunks first, where that is asked for."""
+        chunks = encoder.chunk(texts) if options.long_texts == "chunk" else [[text] for text in texts]
+        numbers[:] = map(len, chunks)
+        return encoder.submit([piece for pieces in chunks for piece in pieces])
+
+    numbers: list[int] = []  # of chunks, text by text
     began = time.monotonic()
     encoder = Encoder(model, options)
-    tokens = encoder.encode(texts).token_counts  # the first batches of each shape pay for start-up too
+    found = submit().result().token_counts  # the first batches of each shape pay for start-up too
+    tokens = np.add.reduceat(found, np.cumsum([0, *numbers[:-1]]))
     loaded = time.monotonic()
-    encoder.encode(texts)
+    submit().result()
     turns = max(1, min(MEASURE_TURNS, int(MEASURE_SECONDS / max(1e-3, time.monotonic() - loaded))))
     measured = time.monotonic()
-    for call in [encoder.submit(texts) for _ in range(turns)]:  # one is tokenized while another computes, as in the run
+    for call in [submit() for _ in range(turns)]:  # one is tokenized while another computes, as in the run
         call.result()
     each = (time.monotonic() - measured) / turns
     return _Measured(tokens, max(0.0, loaded - began - each), each)

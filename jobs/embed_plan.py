@@ -10,11 +10,12 @@ import pyarrow as pa
 
 from schemas import storage
 from schemas.errors import InputError
-from schemas.manifest import Manifest, newest_manifest
+from schemas.manifest import Manifest, SplitEntry, newest_manifest
+from schemas.rejects import Reason
 from schemas.splits import Slice, digest
 from transforms.inputs import check_output, earlier_ids, list_inputs, make_splits, slice_files
 from transforms.model import ResolvedModel
-from transforms.plan import Plan
+from transforms.plan import Plan, check_fidelity
 from transforms.publish import damaged_files
 from transforms.read import BlockOptions
 from transforms.sources import BadFile, columns_of, kept_schema
@@ -61,7 +62,9 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         keep_versions=config.keep_versions,
         fresh=config.fresh,
         renamed=renamed,
+        min_fidelity=config.encode.min_fidelity,
     )
+    _check_finished(plan, earlier, known)
     blocks = BlockOptions(
         read=config.read,
         kept=kept,
@@ -75,10 +78,23 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     return plan, blocks, _why_anew(config, base, model, recorded, damaged)
 
 
+def _check_finished(plan: Plan, base: Manifest | None, known: set[str]) -> None:
+    """Raises RunFailed where splits that would be taken over are less near to float32 than this run asks for."""
+    kept = known.intersection(plan.order)
+    for split in plan.carried(base).values():
+        if split.id in kept and split.cosines:
+            check_fidelity(plan, {"min_cosine": split.cosines[0]})
+
+
 def _whole_splits(base: Manifest, damaged: set[str]) -> set[str]:
     """Ids of the splits to take over without reading their input: those whose files stand as they were written. What
-    could not be read then (`--skip_bad_files`) is looked at again: a right or a disk may have been mended since."""
-    return {s.id for s in base.splits if not s.bad_files and damaged.isdisjoint((*s.parts, *s.rejects))}
+    could not be read then (`--skip_bad_files`) or not be encoded is looked at again: a right, a disk or a device may
+    have been mended since."""
+    return {s.id for s in base.splits if _is_whole(s) and damaged.isdisjoint((*s.parts, *s.rejects))}
+
+
+def _is_whole(split: SplitEntry) -> bool:
+    return not split.bad_files and Reason.ENCODE_ERROR not in split.counts.rejected
 
 
 def _duplicates_kept(config: "EmbedConfig") -> dict[str, str]:
@@ -189,6 +205,7 @@ def describe(plan: Plan, model: ResolvedModel, device: str, why: str) -> str:
         "done before",
         f"model   {fingerprint.name}: {fingerprint.dim} dimensions, {fingerprint.max_seq_length} tokens, "
         f"{fingerprint.pooling} pooling{', normalized' if fingerprint.normalized else ''}",
+        *(["        mean pooling is assumed: the model has no modules.json"] if model.pooling_assumed else []),
         f"encode  device {device}, {fingerprint.dtype}, {fingerprint.backend}",
         f"output  {plan.output}" + (f", version {plan.base_version} is there" if plan.base_version else ""),
     ]

@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class RunFailed(Exception):
     """The run cannot publish: exit status 1. The message names the file, what was expected and what to do."""
+
+
+class DeviceGone(RunFailed):
+    """The device that encodes computes nothing more in this process, which has to end: another one may go on."""

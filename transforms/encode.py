@@ -1,5 +1,6 @@
 """Block -> encoded block: the DoFn that holds the model."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -14,15 +15,16 @@ from apache_beam.utils.shared import Shared
 
 from schemas.blocks import OFFSET, SOURCE, Block
 from schemas.embeddings import PartStats, embeddings_schema
-from schemas.errors import RunFailed
+from schemas.errors import DeviceGone
 from schemas.rejects import Reason
 from transforms.encoder import Encoder
 from transforms.encoder_job import Encoded, OnBatch
+from transforms.fidelity import check
 from transforms.flights import FlightsDoFn
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.progress import PROGRESS
 from transforms.trace import TRACE
-from transforms.watchdog import Watchdog
+from transforms.watchdog import Watchdog, end_process
 from transforms.write import EncodedBlock, encoder_rejects
 
 _LOGGER = logging.getLogger(__name__)
@@ -66,19 +68,20 @@ class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
     def _load(self) -> Encoder:
         started = time.monotonic()
         with TRACE.span("load model"):
-            encoder = Encoder(self.model, self.options)
+            encoder = _loaded(self.model, self.options)
         _LOGGER.info("%s loaded in %.1f s", self.model.fingerprint.name, time.monotonic() - started)
         return encoder
 
     def begin(self, block: Block) -> "BlockInFlight":
         if self.encoder is None:  # with the first block: a run that finds nothing new needs no model
-            self.encoder = self.shared.acquire(self._load)
+            with self.watchdog.watch(block.name, loading=True), _ending_without_device(block.name):
+                self.encoder = self.shared.acquire(self._load)
             self.most_flights = self.encoder.calls
         with self.watchdog.watch(block.name):
             return BlockInFlight(block, self.encoder, self.model, self.options, self._count)
 
     def end(self, flight: "BlockInFlight") -> Iterator[Any]:
-        with self.watchdog.watch(flight.block.name):
+        with self.watchdog.watch(flight.block.name), _ending_without_device(flight.block.name):
             encoded = flight.result()
         self.rows.inc(encoded.stats.rows_in)
         self.tokens.inc(encoded.stats.tokens)
@@ -89,6 +92,25 @@ class _EncodeBlock(FlightsDoFn[Block, "BlockInFlight"]):
     def _count(self, rows: int, tokens: int) -> None:
         self.watchdog.alive()
         PROGRESS.add(rows=rows, tokens=tokens)
+
+
+def _loaded(model: ResolvedModel, options: EncodeOptions) -> Encoder:
+    try:
+        return Encoder(model, options)
+    except Exception as error:
+        from transforms.device_faults import raise_if_gone  # imported late, with torch
+
+        raise_if_gone(error, options.device)
+        raise
+
+
+@contextlib.contextmanager
+def _ending_without_device(what: str) -> Iterator[None]:
+    """Ends the process where its device is gone. An exception would have the engine try again in this same process."""
+    try:
+        yield
+    except DeviceGone as error:
+        end_process(f"{what}: {error}")
 
 
 class BlockInFlight:
@@ -119,7 +141,7 @@ class BlockInFlight:
             RunFailed: vectors of a low precision are further from float32 than `min_fidelity` allows.
         """
         encoded = self._submitted.result()
-        _check_fidelity(encoded, self._options)
+        check(encoded.cosines, self._options.min_fidelity, self._options.dtype, self._options.backend)
         rows_in = self.block.table.num_rows
         rows = np.repeat(np.arange(rows_in), list(map(len, self._chunks))) if self._chunks else np.arange(rows_in)
         refused = _refused(encoded, rows, self._options)
@@ -142,14 +164,6 @@ class BlockInFlight:
         )
         block, msec = self.block, round(1000 * encoded.seconds)
         return EncodedBlock(block.split_id, block.number, block.name, table, stats, block.input_bytes, msec)
-
-
-def _check_fidelity(encoded: Encoded, options: EncodeOptions) -> None:
-    if len(encoded.cosines) and min(encoded.cosines) < options.min_fidelity:
-        raise RunFailed(
-            f"--dtype {options.dtype} --backend {options.backend}: a vector's cosine to float32 is "
-            f"{min(encoded.cosines):.5f}, below --min_fidelity {options.min_fidelity}; use --dtype float32"
-        )
 
 
 def _refused(encoded: Encoded, rows: np.ndarray, options: EncodeOptions) -> dict[int, tuple[Reason, str]]:

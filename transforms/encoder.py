@@ -137,7 +137,6 @@ class Seats:
 
     def take(self) -> None:
         self._of_thread.model = self._free.get_nowait()
-        self._of_thread.model.begin_thread()
 
     @property
     def model(self) -> Any:

@@ -1,21 +1,20 @@
 """One call of the encoder: the batches that its texts make, what a worker does with each, and what comes of all."""
 
 import concurrent.futures
-import heapq
 import threading
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from schemas.errors import RunFailed
 from schemas.rejects import Reason
+from transforms.fidelity import fidelity, sample
 from transforms.trace import TRACE
 
 if TYPE_CHECKING:
     from transforms.encoder import BusyClock, Seats
 
-FIDELITY_ROWS = 8
 OnBatch = Callable[[int, int], None]
 
 
@@ -34,7 +33,7 @@ class Encoded(NamedTuple):
     token_counts: np.ndarray  # (n,) int32, before truncation, with prompt and special tokens; see Tokens.counts
     truncated: np.ndarray  # (n,) bool. With long_texts="reject" these are not encoded, and zero
     failures: Sequence[Failure] = ()
-    cosines: Sequence[float] = ()  # to float32, of a sample that depends on the texts alone; () where that is float32
+    cosines: Sequence[float] = ()  # fidelity to float32, of a sample of the texts (transforms.fidelity); () for float32
     seconds: float = 0.0  # that the encoder was busy, but for those that a call which ended earlier has for its own
 
 
@@ -57,7 +56,8 @@ class Job:
         self._widths = model.widths(self._lengths)
         self._truncated = self._tokens.counts > model.tokenizer.limit
         self._wanted = np.flatnonzero(~self._truncated) if skip_truncated else np.arange(len(self._texts))
-        self._is_reference, self._most_padding = model.is_reference, model.most_padding
+        self._is_reference = model.is_reference
+        self._most_padding, self._boundaries = model.most_padding, model.boundaries
         self._seats, self._on_batch = seats, on_batch
         self._vectors = np.zeros((len(self._texts), model.dim), np.float32)
         self._references: dict[int, Any] = {}  # row -> its vector in float32; in the sample's order
@@ -67,12 +67,10 @@ class Job:
 
     def start(self, workers: concurrent.futures.Executor, batch_tokens: int, clock: "BusyClock") -> None:
         """Queues the batches, then the rows that are measured against float32."""
-        cut = batches(self._widths, self._wanted, batch_tokens, self._most_padding)
+        cut = list(batches(self._widths, self._wanted, batch_tokens, self._most_padding, self._boundaries))
         calls: list[tuple[Callable[[Any], None], Any]] = [(self._compute, rows) for rows in cut]
-        self._references = dict.fromkeys([] if self._is_reference else self._sample())
-        measured = np.array(list(self._references), np.int64)
-        # Alone, nothing is padded. On a GPU eight calls would take as long as computing the block does.
-        calls += [(self._measure, rows) for rows in (measured[:, None] if self._most_padding is None else [measured])]
+        self._references = dict.fromkeys([] if self._is_reference else sample(self._texts, self._lengths, cut))
+        calls += [(self._measure, rows) for rows in self._measured_together()]
         self._left, self._clock = len(calls), clock
         if not calls:
             self._end()
@@ -93,9 +91,8 @@ class Job:
             task.result()
         if self._on_batch and len(self._wanted) < len(self._texts):
             self._on_batch(int(self._copies.sum() - self._copies[self._wanted].sum()), 0)
-        failed = {failure.row for failure in self._failures}
-        failed |= {failure.row for failure in self._bad_vectors(failed)}
-        cosines = [_cosine(exact, self._vectors[row]) for row, exact in self._references.items() if row not in failed]
+        failed = self._settle_failures()
+        cosines = [fidelity(exact, self._vectors[row]) for row, exact in self._references.items() if row not in failed]
         distinct = len(self._texts) == len(self._inverse)
         return Encoded(
             self._vectors if distinct else self._vectors[self._inverse],
@@ -125,59 +122,91 @@ class Job:
             self._on_batch(int(self._copies[rows].sum()), int(self._lengths[rows].sum()))
 
     def _run(self, rows: np.ndarray, model: Any) -> None:
-        """Computes a batch; halves it where memory does not suffice, or to find the row that fails it."""
+        """Computes a batch; halves it where memory does not suffice, or to find the row that fails it.
+
+        Raises DeviceGone where the device is to blame.
+        """
         width = int(self._widths[rows].max())
         if len(rows) > 1 and len(rows) * width > model.batch_tokens:
             return self._halves(rows, model)
         try:
             with TRACE.span("compute", texts=len(rows), width=width):
-                self._vectors[rows] = model(self._tokens, rows)
+                found = model(self._tokens, rows)
+        except RunFailed:
+            raise
         except Exception as error:
-            if len(rows) == 1:
-                message = f"{type(error).__name__}: {error}"
-                self._failures.append(Failure(int(rows[0]), Reason.ENCODE_ERROR, message))
-                return None
-            if model.ran_out_of_memory(error):  # nor will it suffice later: the device keeps to less from now on
-                model.batch_tokens = min(model.batch_tokens, len(rows) * width // 2)
+            lacks_memory = model.lacks_memory(error)
         else:
+            self._vectors[rows] = found
+            alone = self._is_reference and len(rows) == 1
+            for row in rows[_without_meaning(found)].tolist():
+                self._put(row, self._vectors[row] if alone else self._reference(row, model))
             return None
+        if lacks_memory:
+            model.free_memory()
+        if len(rows) == 1:
+            return self._put(int(rows[0]), self._reference(int(rows[0]), model, on_cpu=lacks_memory))
+        if lacks_memory:  # nor will it suffice later: the device keeps to less from now on
+            model.batch_tokens = min(model.batch_tokens, len(rows) * width // 2)
         return self._halves(rows, model)
 
     def _halves(self, rows: np.ndarray, model: Any) -> None:
         for half in np.array_split(rows, 2):
             self._run(half, model)
 
-    def _measure(self, rows: np.ndarray) -> None:
-        if len(rows):
-            with TRACE.span("measure fidelity"):
-                vectors = self._seats.model.reference(self._tokens, rows).copy()
-            self._references.update(zip(rows.tolist(), vectors, strict=True))
+    def _put(self, row: int, found: np.ndarray | None) -> None:
+        """Takes what the last try for a row made, by torch in float32 and alone; None is a failure that was told."""
+        if found is not None:
+            self._vectors[row] = found
+            if _without_meaning(found[None])[0]:
+                self._failures.append(_failure(row, found))
 
-    def _sample(self) -> list[int]:
-        """Those whose texts hash smallest: the same wherever these texts are met."""
+    def _measured_together(self) -> list[list[int]]:
+        """A row alone is not padded. On a GPU, eight calls would take as long as computing the block does."""
+        rows = list(self._references)
+        return [[row] for row in rows] if self._most_padding is None else [rows][: len(rows)]
 
-        rows = self._wanted.tolist()
-        texts = [self._texts[row] for row in rows]
-        hashes = (zlib.crc32(text.encode("utf-8", "replace")) for text in texts)
-        return [row for *_, row in heapq.nsmallest(FIDELITY_ROWS, zip(hashes, texts, rows, strict=True))]
+    def _measure(self, rows: list[int]) -> None:
+        """By torch in float32; one row after the other where they fail together."""
+        model = self._seats.model
+        with TRACE.span("measure fidelity"):
+            if len(rows) > 1:
+                try:
+                    found = model.reference(self._tokens, np.array(rows)).copy()
+                except RunFailed:
+                    raise
+                except Exception as error:
+                    model.lacks_memory(error)  # raises where the device is gone
+                else:
+                    self._references.update(zip(rows, found, strict=True))
+                    return
+            for row in rows:
+                self._references[row] = self._reference(row, model)
 
-    def _bad_vectors(self, failed: set[int]) -> list[Failure]:
-        """Adds rows that came out without a meaning to the failures; their vectors are set to zero."""
-        finite = np.asarray(np.isfinite(self._vectors).all(axis=1))
-        zero = ~np.asarray(self._vectors.any(axis=1))
-        found = []
-        for row in self._wanted[~finite[self._wanted] | zero[self._wanted]].tolist():
-            if row in failed:
-                continue
-            if finite[row]:
-                found.append(Failure(row, Reason.ZERO_VECTOR, "the model made a vector of zeros"))
-            else:
-                bad = int((~np.isfinite(self._vectors[row])).sum())
-                message = f"{bad} of {self._vectors.shape[1]} values are NaN or infinite"
-                found.append(Failure(row, Reason.NON_FINITE, message))
-                self._vectors[row] = 0
-        self._failures += found
-        return found
+    def _reference(self, row: int, model: Any, on_cpu: bool = False) -> np.ndarray | None:
+        """A row's vector by torch in float32, computed alone; on the CPU where the device has no memory for that. None
+        for a row that fails even so, which is added to the failures. Raises DeviceGone."""
+        try:
+            return (model.on_cpu if on_cpu else model.reference)(self._tokens, np.array([row]))[0].copy()
+        except RunFailed:
+            raise
+        except Exception as error:
+            retry = model.lacks_memory(error) and not on_cpu
+            if not retry:
+                self._failures.append(Failure(row, Reason.ENCODE_ERROR, f"{type(error).__name__}: {error}"))
+                return None
+        model.free_memory()
+        return self._reference(row, model, on_cpu=True)
+
+    def _settle_failures(self) -> set[int]:
+        """Rows without a vector, which is set to zero. What float32 makes no vector of is none in a low precision."""
+        failed = {failure.row for failure in self._failures}
+        for row, exact in self._references.items():
+            if row not in failed and exact is not None and _without_meaning(exact[None])[0]:
+                self._failures.append(_failure(row, exact))
+                failed.add(row)
+        self._vectors[sorted(failed)] = 0
+        return failed
 
     def _failures_of_all(self) -> list[Failure]:
         """For each text that was asked for, equal ones too."""
@@ -194,11 +223,32 @@ def _inverse(texts: Sequence[str], distinct: Sequence[str]) -> np.ndarray:
     return np.array([place[text] for text in texts], np.int64)
 
 
+def _without_meaning(vectors: np.ndarray) -> np.ndarray:
+    """(n,) bool: those that are zero, or not finite everywhere."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.einsum("nd,nd->n", vectors, vectors)  # in one pass; may overflow or vanish where values do not
+    found = ~(np.isfinite(squares) & (squares > 0))
+    found[found] = ~(np.isfinite(vectors[found]).all(axis=1) & vectors[found].any(axis=1))
+    return found
+
+
+def _failure(row: int, vector: np.ndarray) -> Failure:
+    bad = int((~np.isfinite(vector)).sum())
+    if not bad:
+        return Failure(row, Reason.ZERO_VECTOR, "the model made a vector of zeros")
+    return Failure(row, Reason.NON_FINITE, f"{bad} of {len(vector)} values are NaN or infinite")
+
+
 def batches(
-    widths: np.ndarray, rows: np.ndarray, batch_tokens: int, most_padding: int | None = None
+    widths: np.ndarray,
+    rows: np.ndarray,
+    batch_tokens: int,
+    most_padding: int | None = None,
+    boundaries: Sequence[int] = (),
 ) -> Iterator[np.ndarray]:
-    """`rows` in batches of at most `batch_tokens` tokens, `most_padding` of them padding; one row at least. The longest
-    first, so that no worker is left alone with a long one at the end."""
+    """`rows` in batches of at most `batch_tokens` tokens, `most_padding` of them padding, and with widths on one side
+    of each of the boundaries; one row at least. The longest first, so that no worker is left alone with a long one at
+    the end."""
     rows = rows[np.argsort(-widths[rows], kind="stable")]
     start = 0
     while start < len(rows):
@@ -207,9 +257,8 @@ def batches(
         if most_padding is not None:
             padding = np.cumsum(width - widths[rows[start:stop]])
             stop = start + max(1, int(np.searchsorted(padding, most_padding, side="right")))
+        for boundary in boundaries:
+            if width > boundary:
+                stop = start + max(1, int((widths[rows[start:stop]] > boundary).sum()))
         yield rows[start:stop]
         start = stop
-
-
-def _cosine(one: np.ndarray, other: np.ndarray) -> float:
-    return float(one @ other / max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-30))

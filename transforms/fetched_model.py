@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,11 +92,26 @@ def _beside(place: Path) -> Iterator[Path]:
 
 
 def _cache() -> Path:
-    """The user's cache folder, or where a worker has no home one among the temporary files."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    for parent in (home / "embedding-jobs", Path(tempfile.gettempdir()) / f"embedding-jobs-{os.getuid()}"):
+    """The user's cache folder, or where a worker has no home one among the temporary files, which is this user's alone.
+
+    Raises:
+        RunFailed: neither can be written, or the second is another user's, who could change what is in it.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "embedding-jobs"
+    temporary = Path(tempfile.gettempdir()) / f"embedding-jobs-{os.getuid()}"
+    for parent in (home, temporary):
         with contextlib.suppress(OSError):
-            (parent / "models").mkdir(parents=True, exist_ok=True)
+            parent.mkdir(parents=True, exist_ok=True, mode=0o777 if parent is home else 0o700)
+            if parent is temporary:
+                _check_own(parent)
+            (parent / "models").mkdir(exist_ok=True)
             if os.access(parent / "models", os.W_OK):
                 return parent / "models"
-    raise RunFailed(f"--model: no folder to fetch it to: {home} and {tempfile.gettempdir()} cannot be written")
+    raise RunFailed(f"--model: no folder to fetch it to: {home} and {temporary} cannot be written")
+
+
+def _check_own(folder: Path) -> None:
+    """Raises RunFailed unless the folder is this user's and nobody else may write to it."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise RunFailed(f"--model: {folder} is not a folder that this user alone may write to; remove it")

@@ -16,7 +16,7 @@ from transforms.model_folder import (
     WEIGHTS_OF_OTHERS,
     describe_folder,
     file_sha256,
-    folder_sha256,
+    known_folder_sha256,
 )
 
 BUNDLED_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
@@ -86,6 +86,7 @@ class ResolvedModel:
 
     place: str  # a folder here or in a store, or PACKAGED: workers have a copy of their own, wherever their Python is
     fingerprint: ModelFingerprint
+    pooling_assumed: bool = False  # a plain transformers folder, which does not say how to pool
 
     @property
     def folder(self) -> str:
@@ -100,6 +101,26 @@ class ResolvedModel:
             raise RunFailed(f"--model {self.fingerprint.name}: a worker cannot load it, {found}; install it there too")
         return str(found)
 
+    @contextlib.contextmanager
+    def checked_folder(self) -> Iterator[str]:
+        """`folder`, whose files are those that the run was planned with before and after the block.
+
+        Raises:
+            RunFailed: they are not: another revision in a worker's image, or a folder that is being written.
+        """
+        folder = self.folder
+        self._check(folder)
+        yield folder
+        self._check(folder)
+
+    def _check(self, folder: str) -> None:
+        found, expected = known_folder_sha256(Path(folder)), self.fingerprint.weights_sha256
+        if found != expected:
+            raise RunFailed(
+                f"--model {self.fingerprint.name}: {folder} holds another model than this run was planned with (sha256 "
+                f"of its files {found[:12]}…, expected {expected[:12]}…); every worker needs the same"
+            )
+
 
 def resolve_model(options: EncodeOptions) -> ResolvedModel:
     """The folder of `options.model` and its fingerprint. Reads the weights once, to hash them (0.1 s for 90 MB).
@@ -111,7 +132,7 @@ def resolve_model(options: EncodeOptions) -> ResolvedModel:
     shape = describe_folder(folder, options)
     fingerprint = ModelFingerprint(
         name=options.model,
-        weights_sha256=folder_sha256(folder),
+        weights_sha256=known_folder_sha256(folder),
         max_seq_length=shape.max_seq_length,
         pooling=shape.pooling,
         normalized=shape.normalized,
@@ -122,7 +143,7 @@ def resolve_model(options: EncodeOptions) -> ResolvedModel:
         similarity=shape.similarity,
         long_texts=options.long_texts,
     )
-    return ResolvedModel(place, fingerprint)
+    return ResolvedModel(place, fingerprint, pooling_assumed=not (folder / "modules.json").is_file())
 
 
 def _dtype(options: EncodeOptions) -> str:
@@ -183,7 +204,7 @@ def _hub(options: EncodeOptions) -> Path | str:
     """
     if not HUB_ID.fullmatch(options.model):
         return "Hugging Face: that is no name of a repository there"
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
     repository = options.model if "/" in options.model else f"sentence-transformers/{options.model}"
     online = "not asked, HF_HUB_OFFLINE is set"
@@ -191,14 +212,34 @@ def _hub(options: EncodeOptions) -> Path | str:
         try:
             info = HfApi().model_info(repository, revision=options.model_revision, timeout=HUB_TIMEOUT_SECONDS)
             with _quiet_hub():
-                return Path(snapshot_download(repository, revision=info.sha, ignore_patterns=NOT_DOWNLOADED))
+                folder = Path(snapshot_download(repository, revision=info.sha, ignore_patterns=NOT_DOWNLOADED))
+                if _lacks_modules(repository, folder):  # it has none: asking has the cache remember that
+                    with contextlib.suppress(Exception):
+                        hf_hub_download(repository, "modules.json", revision=info.sha)
+                return folder
         except Exception as error:  # no network, no such repository or revision, gated, disk full: told, not raised
             online = _first_line(error)
+    hub = f"hub {constants.ENDPOINT}: {online}"
     try:
-        return Path(snapshot_download(repository, revision=options.model_revision, local_files_only=True))
+        folder = Path(snapshot_download(repository, revision=options.model_revision, local_files_only=True))
     except Exception:
         revision = f" at {options.model_revision}" if options.model_revision else ""
-        return f"Hugging Face cache: {repository}{revision} is not in it; hub {constants.ENDPOINT}: {online}"
+        return f"Hugging Face cache: {repository}{revision} is not in it; {hub}"
+    if _lacks_modules(repository, folder):
+        return (
+            f"Hugging Face cache: {folder} has no modules.json, as transformers alone fetched it, and without that "
+            f"nobody knows how it pools; fetch it once with network; {hub}"
+        )
+    return folder
+
+
+def _lacks_modules(repository: str, snapshot: Path) -> bool:
+    """Whether the repository may have a modules.json that is not in this snapshot of it. Where it has none, the cache
+    knows so, as sentence-transformers has asked for it."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    known = try_to_load_from_cache(repository, "modules.json", revision=snapshot.name)
+    return not (snapshot / "modules.json").is_file() and known is not _CACHED_NO_EXIST
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ Loading the model would tell the same after five seconds of imports; it is asked
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,22 @@ POOLING_FLAGS = {  # in the order in which pooled vectors are put side by side
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Their positions start at padding_idx + 1 = 2, so that many of the table are never reached."""
+POSITIONS_AFTER_PADDING = (
+    *(
+        "roberta",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "roberta-prelayernorm",
+        "camembert",
+        "data2vec-text",
+        "mpnet",
+        "ibert",
+    ),
+    *("longformer", "xmod", "luke", "lilt", "esm"),
+)
+"""Their positions start at pad_token_id + 1, so that many of the table are never reached."""
+POSITIONS = ("max_position_embeddings", "n_positions")
+"""How configs call the length of that table."""
 
 
 class NotReadable(Exception):
@@ -67,11 +82,14 @@ def describe_folder(folder: Path, options: "EncodeOptions") -> Shape:
         length, limit, dim, pooling, normalized = _ask(folder)
     if options.max_seq_length and options.max_seq_length > limit:
         raise InputError(f"--max_seq_length {options.max_seq_length}: the model has positions for {limit} tokens")
+    unit = normalized
     truncate_dim = options.truncate_dim or config.get("truncate_dim")
     if options.truncate_dim and options.truncate_dim > dim:
         raise InputError(f"--truncate_dim {options.truncate_dim}: the model's vectors have {dim} dimensions")
     if truncate_dim and truncate_dim < dim:
         dim, normalized = truncate_dim, False  # sentence-transformers cuts after the model's own Normalize
+        if unit and options.normalize == "false":  # neither has unit length, but they are of another scale
+            pooling += ", not normalized"
     if options.normalize != "model":
         normalized = options.normalize == "true"
     return Shape(
@@ -87,11 +105,30 @@ def describe_folder(folder: Path, options: "EncodeOptions") -> Shape:
 def folder_sha256(folder: Path) -> str:
     """A digest over the names and contents of all files that make the vectors: weights, tokenizer, configurations."""
     seen = hashlib.sha256()
-    for path in sorted(folder.rglob("*"), key=lambda p: p.relative_to(folder).as_posix()):
-        name = path.relative_to(folder)
-        if path.is_file() and counts(name):
-            seen.update(f"{name.as_posix()}\n{file_sha256(path)}\n".encode())
+    for name, path in _files(folder):
+        seen.update(f"{name}\n{file_sha256(path)}\n".encode())
     return seen.hexdigest()
+
+
+def known_folder_sha256(folder: Path) -> str:
+    """The same, from memory where this process has read these very files before."""
+    stats = tuple((name, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for name, s in _stats(folder))
+    if stats not in _KNOWN:
+        _KNOWN[stats] = folder_sha256(folder)
+    return _KNOWN[stats]
+
+
+_KNOWN: dict[tuple[tuple[str, int, int, int, int, int], ...], str] = {}
+
+
+def _stats(folder: Path) -> list[tuple[str, os.stat_result]]:
+    return [(name, path.stat()) for name, path in _files(folder)]
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """Those that make the vectors, by their names below the folder, in the order of these."""
+    named = [(path.relative_to(folder), path) for path in folder.rglob("*")]
+    return sorted((name.as_posix(), path) for name, path in named if path.is_file() and counts(name))
 
 
 def counts(name: Path) -> bool:
@@ -184,16 +221,18 @@ def _max_seq_length(place: Path, module: dict[str, Any]) -> tuple[int, int]:
     if {"processing_kwargs", "tokenizer_name_or_path"} & set(own):
         raise NotReadable
     config, tokenizer = _json(place / "config.json"), _json(place / "tokenizer_config.json")
-    positions = config.get("max_position_embeddings", -1)
+    positions = next((config[name] for name in POSITIONS if name in config), -1)
     known = isinstance(positions, int) and positions > 0
-    limit = positions - 2 * (config.get("model_type") in POSITIONS_AFTER_PADDING) if known else NO_LIMIT
+    limit, most = (positions, NO_LIMIT) if known else (NO_LIMIT, NO_LIMIT)
+    if known and config.get("model_type") in POSITIONS_AFTER_PADDING:
+        padding = config.get("pad_token_id")
+        limit = most = positions - (1 if padding is None else padding) - 1
     for kwargs in ("processor_kwargs", "tokenizer_args", "tokenizer_kwargs"):
         if stated := (own.get(kwargs) or {}).get("model_max_length"):
-            return int(stated), limit
+            return min(int(stated), most), limit
     if own.get("max_seq_length") is not None:
-        return int(own["max_seq_length"]), limit
-    stated = int(tokenizer.get("model_max_length") or NO_LIMIT)
-    return (min(stated, positions) if known else stated), limit
+        return min(int(own["max_seq_length"]), most), limit
+    return min(int(tokenizer.get("model_max_length") or NO_LIMIT), limit), limit
 
 
 def _vectors(folder: Path, modules: list[dict[str, Any]]) -> tuple[int, str, bool]:
@@ -227,14 +266,23 @@ def _pooling_modes(config: dict[str, Any]) -> list[str]:
 
 
 def _ask(folder: Path) -> tuple[int, int, int, str, bool]:
-    """`(max_seq_length, its limit, dim, the modules' names, unit length)` of the loaded model, five seconds later."""
-    from transforms.loaded_model import load_sentence_transformer
+    """`(max_seq_length, its limit, dim, the modules' names, unit length)` of the loaded model, five seconds later.
 
-    model = load_sentence_transformer(str(folder), "cpu")
+    Raises InputError where it cannot be loaded.
+    """
+    from transforms.loaded_model import load_sentence_transformer
+    from transforms.window import window
+
+    try:
+        model = load_sentence_transformer(str(folder), "cpu")
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        raise InputError(f"--model: {folder} cannot be loaded as sentence-transformers would: {reason}") from error
     model.truncate_dim = None
     dim = model.get_embedding_dimension()
     if dim is None:
         dim = int(model.encode(["dimension"]).shape[1])
     names = [type(module).__name__ for module in model]
-    length = min(model.max_seq_length or NO_LIMIT, NO_LIMIT)
-    return length, NO_LIMIT, dim, "+".join(names), names[-1] == "Normalize"
+    positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
+    limit = positions if isinstance(positions, int) and positions > 0 else NO_LIMIT
+    return window(model), limit, dim, "+".join(names), names[-1] == "Normalize"

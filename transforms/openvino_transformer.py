@@ -35,7 +35,6 @@ class OpenVinoTransformer(torch.nn.Module):
         """window: the most tokens of a text"""
         super().__init__()
         self.config = transformer.config
-        self._names = names
         threads = str(cpu_threads())
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISION[dtype],
@@ -47,6 +46,8 @@ class OpenVinoTransformer(torch.nn.Module):
         if apart := window <= LONGEST_APART:
             _choose_eager(transformer)
         self._compiled = _compile(openvino, _convert(openvino, transformer, names), settings, apart)
+        inputs = {name for port in self._compiled.inputs for name in port.names}
+        self._names = [name for name in names if name in inputs]  # conversion drops what a model does not look at
         self._of_thread = threading.local()
 
     def forward(self, **features: Any) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 from schemas.manifest import Manifest, SplitEntry
 from schemas.model import ModelFingerprint
 from schemas.splits import FileInfo, Split
+from transforms.fidelity import check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,12 +36,20 @@ class Plan:
     keep_versions: int = 1
     fresh: bool = False
     renamed: dict[str, str] = dataclasses.field(default_factory=dict)  # ids of splits in the base version -> ids now
+    min_fidelity: float = -1.0  # of the dataset to float32, where it is not that
 
     def carried(self, base: Manifest | None) -> dict[str, SplitEntry]:
         """The base version's splits, by the ids that they have now."""
         splits = base.splits if base and not self.fresh else ()
         now = (split._replace(id=self.renamed.get(split.id, split.id)) for split in splits)
         return {split.id: split for split in now}
+
+
+def check_fidelity(plan: Plan, fidelity: dict[str, float] | None) -> None:
+    """Raises RunFailed where what a manifest says of its vectors' fidelity is less than this run asks for: finished
+    work, of a run that asked for less, is held to the same."""
+    if fidelity:
+        check((fidelity["min_cosine"],), plan.min_fidelity, plan.fingerprint.dtype, plan.fingerprint.backend)
 
 
 @dataclasses.dataclass

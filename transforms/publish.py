@@ -37,7 +37,7 @@ from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER
 from schemas.rejects import BLANK_REASONS
 from transforms.duplicates import check_ids
 from transforms.gather import keyed_by
-from transforms.plan import Plan
+from transforms.plan import Plan, check_fidelity
 from transforms.trace import TRACE
 from transforms.write import REJECTS_FOLDER, EncodedBlock, RejectPart, write_part
 
@@ -69,6 +69,7 @@ def publish(plan: Plan, reads: Sequence[SplitRead], parts: Sequence[Part], rejec
     base = read_manifest(plan.output, plan.base_version) if plan.base_version else None
     manifest = _draft(plan, base, reads, parts, rejects)
     _check_error_rate(plan, manifest.counts, rejects)
+    check_fidelity(plan, manifest.fidelity)
     if base and manifest.same_data(base):
         manifest = base
     else:

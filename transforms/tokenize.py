@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transforms.model_folder import NO_LIMIT
+from schemas.errors import InputError
+from transforms.window import another_window, window
 
 FIRST_CUT_CHARACTERS = 1 << 16
 WORD = re.compile(r"\S+")
 WHITESPACE = re.compile(r"\s")
 PROBES = ["", "a", "A b, c.", "Der schnelle Fuß", "Эх, чужак!", "你好 world", "\N{WAVING HAND SIGN} \u200b e\u0301"]
 PROBES += ["long and longer " * 400]  # than most models' windows
+SHORT_WINDOW = 16
+"""Tokens. Models of windows that no probe fills are verified with this one too."""
+OWN_WORDS = 40
 
 
 class Tokens(NamedTuple):
@@ -36,9 +40,13 @@ class Tokens(NamedTuple):
 class FastTokenizer:
     """A model's own tokenizer without its wrapper.
 
+    exact: whether it counts the very tokens that the model computes
+
     Raises:
         ValueError: it would not make what the model's `preprocess` makes. The model is then to be fed by that.
     """
+
+    exact = True
 
     def __init__(self, model: Any, prompt: str) -> None:
         wrapper = model.tokenizer
@@ -48,15 +56,17 @@ class FastTokenizer:
         self._tokenizer = copy.deepcopy(backend)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = wrapper.split_special_tokens  # which a copy forgets
         self._prompt = prompt
         self._from_left = wrapper.truncation_side == "left"
         self._pad_left = wrapper.padding_side == "left"
         self._pad_id = wrapper.pad_token_id
         self._names = list(wrapper.model_input_names)
-        self.limit = min(model.max_seq_length or NO_LIMIT, NO_LIMIT)
+        self.limit = window(model)
+        self.own_words = own_words(wrapper)
         self._head, self._tail = self._special_tokens()
         self._constants: dict[str, Any] = {"modality": "text"}
-        self._verify(model)
+        self._verify_at_both_windows(model, [*PROBES, " ".join(self.own_words), _special_text(wrapper)])
 
     def __call__(self, texts: Sequence[str]) -> Tokens:
         encodings = self._encode_cut(texts)
@@ -86,13 +96,22 @@ class FastTokenizer:
         fits = self._fit(texts)
         return [[text] if fit else self._pieces(text) for text, fit in zip(texts, fits, strict=True)]
 
+    @property
+    def room(self) -> int:
+        """The tokens of the window that prompt and special tokens leave to a text."""
+        return self.limit - len(self._tokenizer.encode(self._prompt))
+
     def _special_tokens(self) -> tuple[int, int]:
         """How many special tokens go before and after a text."""
-        whole = self._tokenizer.encode("a").ids
-        bare = self._tokenizer.encode("a", add_special_tokens=False).ids
-        for head in range(len(whole) - len(bare) + 1):
-            if whole[head : head + len(bare)] == bare:
-                return head, len(whole) - len(bare) - head
+        for text in [*PROBES, *self.own_words]:
+            bare = self._tokenizer.encode(text, add_special_tokens=False).ids
+            if not bare:  # of such a text nobody can say what is before and what after it
+                continue
+            whole = self._tokenizer.encode(text).ids
+            for head in range(len(whole) - len(bare) + 1):
+                if whole[head : head + len(bare)] == bare:
+                    return head, len(whole) - len(bare) - head
+            break
         raise ValueError("special tokens change a text's own tokens")
 
     def _within(self, ids: list[int]) -> list[int]:
@@ -103,17 +122,27 @@ class FastTokenizer:
             return ids[: self._head] + ids[len(ids) - self.limit + self._head :]
         return ids[: self.limit - self._tail] + ids[len(ids) - self._tail :]
 
-    def _verify(self, model: Any) -> None:
+    def _verify_at_both_windows(self, model: Any, probes: list[str]) -> None:
+        """At the model's window, and where no probe fills that at a short one, so that cutting is compared too."""
+        self._verify(model, probes)
+        if self.limit < len(self._tokenizer.encode(PROBES[-1])):
+            return
+        own_window, self.limit = self.limit, SHORT_WINDOW + self._head + self._tail
+        with another_window(model, self.limit):
+            self._verify(model, probes)
+        self.limit = own_window
+
+    def _verify(self, model: Any, probes: list[str]) -> None:
         """Compares with `preprocess` on the probes, and takes from it what is the same for every batch."""
         import torch
 
-        expected = dict(model.preprocess(list(PROBES), prompt=self._prompt))
+        expected = dict(model.preprocess(list(probes), prompt=self._prompt))
         if "prompt_length" in expected:
             self._constants["prompt_length"] = expected["prompt_length"]
         if not set(self._names) <= {"input_ids", "attention_mask", "token_type_ids"}:
             raise ValueError(f"unknown model inputs {self._names}")
-        tokens = self(PROBES)
-        made = self.features(tokens, np.arange(len(PROBES)), int(tokens.lengths.max()))
+        tokens = self(probes)
+        made = self.features(tokens, np.arange(len(probes)), int(tokens.lengths.max()))
         if made.keys() != expected.keys():
             raise ValueError(f"features {sorted(made)} are not {sorted(expected)}")
         for name, value in made.items():
@@ -158,7 +187,7 @@ class FastTokenizer:
     def _greedy(self, text: str) -> Iterator[str]:
         """Cuts `text` segment by segment, so that a book is not tokenized in one go; each segment's last piece is
         taken up again with the next."""
-        room = max(1, self.limit - len(self._tokenizer.encode(self._prompt)))
+        room = max(1, self.room)
         start, size = 0, FIRST_CUT_CHARACTERS
         while start < len(text):
             stop = _cut_position(text, start + size, start) if len(text) - start > size else len(text)
@@ -191,6 +220,28 @@ class FastTokenizer:
                     start = cut
             stop, used = end, (used + size if size <= room else (size - 1) % room + 1)
         return [*spans, (start, len(text))]
+
+
+def own_words(wrapper: Any) -> list[str]:
+    """Words of the tokenizer's own vocabulary, whatever language that is of."""
+    size = len(wrapper)
+    ids = range(0, size, max(1, size // OWN_WORDS))
+    words = (wrapper.decode([i], skip_special_tokens=True).strip() for i in ids)
+    return [word for word in words if word] or ["a"]
+
+
+def _special_text(wrapper: Any) -> str:
+    """A text in which someone wrote out the special tokens."""
+    return "a ".join([*wrapper.all_special_tokens, "b"])
+
+
+def check_room(room: int, limit: int) -> None:
+    """Raises InputError where every text would be cut to nothing."""
+    if room < 1:
+        raise InputError(
+            f"--prompt, --max_seq_length: prompt and special tokens take all of the {limit} tokens that the model "
+            "sees, and leave none to a text"
+        )
 
 
 def _cut_position(text: str, characters: int, start: int = 0) -> int:

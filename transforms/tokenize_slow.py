@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transforms.model_folder import NO_LIMIT
-from transforms.tokenize import halves
+from transforms.tokenize import PROBES, halves, own_words
+from transforms.window import window
 
 CHARACTERS_A_TOKEN = 4
 
@@ -21,12 +21,19 @@ class Texts(NamedTuple):
 
 
 class SlowTokenizer:
-    """Any input module of sentence-transformers: slow tokenizers, whole words, static embeddings."""
+    """Any input module of sentence-transformers: slow tokenizers, chat templates, whole words, static embeddings.
+
+    exact: whether it counts the very tokens that the model computes
+    """
 
     def __init__(self, model: Any, prompt: str) -> None:
         self._model, self._prompt = model, prompt
         self._lock = threading.Lock()  # transformers' tokenizers raise "Already borrowed" when two threads use one
-        self.limit = min(getattr(model, "max_seq_length", None) or NO_LIMIT, NO_LIMIT)
+        self.exact = callable(model.tokenizer) and hasattr(model[0], "processing_kwargs")
+        self.own_words = own_words(model.tokenizer) if self.exact else ["a", "word"]
+        self.limit = window(model)
+        if self.exact:
+            self.limit = min(self.limit, self._width_that_is_cut_to() or self.limit)
 
     def __call__(self, texts: Sequence[str]) -> Texts:
         counts = np.array([self._count(text) for text in texts], np.int32)
@@ -47,12 +54,29 @@ class SlowTokenizer:
             found.append(pieces)
         return found
 
+    @property
+    def room(self) -> int:
+        """The tokens of the window that prompt and special tokens leave to a text."""
+        return self.limit - self._count("") if self.exact else 1
+
     def _count(self, text: str) -> int:
         tokenizer = self._model.tokenizer
-        text = self._prompt + text
         with self._lock:  # other texts' features are made meanwhile
-            if callable(tokenizer):  # transformers' own
-                return len(tokenizer(text, truncation=False, verbose=False)["input_ids"])
+            if self.exact:
+                whole = {"truncation": False, "padding": False, "max_length": None}
+                return self._preprocessed(text, {"text": whole, "common": whole})
+            if callable(tokenizer):  # transformers' own, below another module
+                return len(tokenizer(self._prompt + text, truncation=False, verbose=False)["input_ids"])
             if hasattr(tokenizer, "encode_batch"):  # the Rust one by itself
-                return len(tokenizer.encode(text, add_special_tokens=False))
-        return len(text) // CHARACTERS_A_TOKEN + 1
+                return len(tokenizer.encode(self._prompt + text, add_special_tokens=False))
+        return len(self._prompt + text) // CHARACTERS_A_TOKEN + 1
+
+    def _preprocessed(self, text: str, kwargs: dict[str, Any] | None = None) -> int:
+        """Tokens that `preprocess` makes of a text, with its own templates and special tokens."""
+        found = self._model.preprocess([text], prompt=self._prompt, processing_kwargs=kwargs)
+        return int(found["attention_mask"].sum()) if "attention_mask" in found else found["input_ids"].numel()
+
+    def _width_that_is_cut_to(self) -> int | None:
+        """The tokens of a text that is longer than the window; None where no probe is."""
+        found, whole = self._preprocessed(PROBES[-1]), self._count(PROBES[-1])
+        return found if found < whole else None

@@ -93,6 +93,33 @@ def _hang_in_block(number: int) -> None:
     harness.SlowEncoder.encode = hanging  # type: ignore[method-assign, assignment]
 
 
+def test_a_dead_device_ends_the_process_and_the_next_run_goes_on(corpus: Path, clean: Path, tmp_path: Path) -> None:  # noqa: F811
+    argv = harness.arguments(corpus, tmp_path / "out")
+    assert harness.run(argv, tmp_path / "log", _lose_device_in_block, 5) == 1
+    message = (tmp_path / "log").read_text()
+    assert "failed: part-" in message
+    assert "device cuda:0 is gone (RuntimeError: CUDA error: unspecified launch failure)" in message
+    assert "run again to go on" in message
+    assert "Traceback" not in message
+    assert newest_manifest(str(tmp_path / "out")) is None
+    assert harness.run(argv, tmp_path / "log") == 0
+    harness.assert_same_dataset(tmp_path / "out", clean)
+
+
+def _lose_device_in_block(number: int) -> None:
+    from transforms.device_faults import raise_if_gone
+
+    real, calls = harness.SlowEncoder.encode, [0]
+
+    def dying(self: harness.SlowEncoder, *args: object) -> object:
+        calls[0] += 1
+        if calls[0] >= number:
+            raise_if_gone(RuntimeError("CUDA error: unspecified launch failure"), "cuda:0")
+        return real(self, *args)  # type: ignore[arg-type]
+
+    harness.SlowEncoder.encode = dying  # type: ignore[method-assign, assignment]
+
+
 def test_a_sibling_folder_with_a_similar_name_is_untouched(corpus: Path, tmp_path: Path) -> None:  # noqa: F811
     sibling = tmp_path / "out-2"
     assert harness.run(harness.arguments(corpus, sibling), tmp_path / "log") == 0

@@ -401,15 +401,15 @@ def test_vectors_that_are_no_numbers_are_rejected(
 ) -> None:
     from transforms.loaded_model import LoadedModel
 
-    real = LoadedModel.__call__
+    real = LoadedModel._vectors  # of the batch, and of the last try for a row
 
-    def broken(self: LoadedModel, tokens: object, rows: np.ndarray) -> np.ndarray:
-        vectors = real(self, tokens, rows)
+    def broken(self: LoadedModel, model: object, tokens: object, rows: np.ndarray) -> np.ndarray:
+        vectors = real(self, model, tokens, rows)
         vectors[rows == 1, 5] = np.nan
         vectors[rows == 2] = 0
         return vectors
 
-    monkeypatch.setattr(LoadedModel, "__call__", broken)
+    monkeypatch.setattr(LoadedModel, "_vectors", broken)
     (tmp_path / "a.txt").write_text("one\ntwo\nthree\nfour\n")
     found = run_job(tmp_path / "a.txt", "--max_error_rate", 0.5)
     assert found.rows["text"].tolist() == ["one", "four"]

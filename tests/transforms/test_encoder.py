@@ -181,9 +181,10 @@ def test_vectors_are_those_of_sentence_transformers_for(name: str, bundled_model
     if modules and DENSE in modules:
         add_dense(folder, 128)
     encoder = make_encoder(folder)
-    found, wanted = encoder.encode(TEXTS), expected(folder, TEXTS)
+    found, wanted = encoder.encode(TEXTS), expected(folder, TEXTS, batch_size=1)  # padding moves BERT's positions
     assert_same(found.vectors, wanted)
     assert type(encoder._models[0].tokenizer).__name__ == "FastTokenizer"
+    assert encoder._models[0].pads == ("left" not in name)
     fingerprint = resolve_model(EncodeOptions(model=folder)).fingerprint
     assert fingerprint.dim == wanted.shape[1]
     assert fingerprint.normalized == bool(np.allclose(np.linalg.norm(wanted, axis=1), 1, atol=1e-5))
@@ -337,6 +338,29 @@ def test_batches_hold_every_row_once_and_no_more_than_the_budget(lengths: list[i
     assert all(len(b) == 1 or len(b) * array[b].max() <= budget for b in cut)
     longest = [array[b].max() for b in cut]
     assert longest == sorted(longest, reverse=True)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(0, 60), st.integers(1, 60))
+def test_a_batch_ends_just_where_its_padding_or_a_boundary_would_be_passed(
+    lengths: list[int], most: int, boundary: int
+) -> None:
+    array = np.array(lengths)
+    cut = list(batches(array, np.arange(len(array)), 10**6, most, (boundary,)))
+    assert sorted(r for batch in cut for r in batch) == list(range(len(array)))
+    for batch, following in zip(cut, [*cut[1:], np.zeros(0, np.int64)], strict=True):
+        widths = array[batch]
+        assert (widths[0] - widths).sum() <= most  # at the limit itself a row may join
+        assert len({bool(width > boundary) for width in widths}) == 1
+        if len(following):
+            wider = array[following[0]]
+            joined = int((widths[0] - widths).sum() + widths[0] - wider)
+            assert joined > most or (wider <= boundary < widths[0])
+
+
+def test_a_row_joins_a_batch_whose_padding_it_brings_to_the_limit_itself() -> None:
+    lengths = np.array([10, 8, 7, 7])  # padding 0, 2, 5, 8
+    cut = [list(b) for b in batches(lengths, np.arange(4), 10**6, 5)]
+    assert cut == [[0, 1, 2], [3]]
 
 
 def test_only_rows_with_a_poisoned_token_are_refused_as_not_finite(bundled_model: str, tmp_path: Path) -> None:

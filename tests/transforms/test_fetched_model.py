@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 
@@ -141,3 +142,20 @@ def test_a_model_in_a_store_has_the_fingerprint_of_its_folder(tmp_path: Path, bu
 def test_a_place_without_a_model_is_a_wrong_command_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no files of a model there"):
         fetch_model(f"memory://{tmp_path.name}/nothing")
+
+
+def test_a_cache_among_the_temporary_files_is_this_users_alone(
+    stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/no-home")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    place = tmp_path / f"embedding-jobs-{os.getuid()}"
+    assert fetch_model(stored).is_relative_to(place)
+    assert place.stat().st_mode & 0o777 == 0o700
+    place.chmod(0o777)
+    with pytest.raises(RunFailed, match="is not a folder that this user alone may write to; remove it"):
+        fetch_model(stored)
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunFailed, match="is not a folder that this user alone may write to"):
+        fetch_model(stored)

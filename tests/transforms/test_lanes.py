@@ -94,7 +94,7 @@ def test_a_low_precision_and_its_measure_go_the_same_way(small: str, staged: Non
     cosines = (found.vectors * exact).sum(axis=1)
     assert cosines.min() > 0.999
     assert all(np.abs(cosines - cosine).min() < 1e-5 for cosine in found.cosines)
-    assert len(found.cosines) == 8
+    assert len(found.cosines) == 9  # one of each of eight kinds of length, and the one that is padded most
 
 
 def test_batches_have_few_widths_and_fit_the_models_window(small: str, staged: None, monkeypatch: Any) -> None:
@@ -133,7 +133,7 @@ def test_devices_of_different_speed_share_the_batches_and_the_rows_keep_their_or
     encoder = make_encoder(small, batch_tokens=256)
     computed: list[int] = [0] * number
     for place, model in enumerate(encoder._models):
-        slow_down(model, computed, place, seconds=0.02 * place)
+        slow_down(model, computed, place, seconds=0.2 * place)
     assert_same(encoder.encode(MIXED).vectors, expected(small, MIXED))
     assert sum(computed) == len(set(MIXED))
     assert computed[0] > computed[-1] > 0
@@ -182,12 +182,21 @@ def refuse_above(model: Any, most: int, asked: list[int] | None = None) -> None:
     model._vectors = vectors
 
 
-def test_memory_for_not_even_one_row_refuses_that_row_alone(small: str, staged: None) -> None:
+def test_memory_for_not_even_one_row_has_the_cpu_compute_it_which_refuses_what_does_not_fit_either(
+    small: str, staged: None
+) -> None:
     encoder = make_encoder(small, threads=1, batch_tokens=1024)
-    refuse_above(encoder._models[0], 100)
-    found = encoder.encode([*TEXTS[:5], "word " * 200])
+    (model,) = encoder._models
+    refuse_above(model, 100)
+    texts = [*TEXTS[:5], "word " * 200]
+    found = encoder.encode(texts)
+    assert not found.failures
+    assert_same(found.vectors, expected(small, texts))
+    refuse_above(model._cpu_model, 100)
+    found = encoder.encode(texts)
     assert [(f.row, f.message) for f in found.failures] == [(5, "OutOfMemoryError: full")]
-    assert_same(found.vectors[:5], expected(small, TEXTS[:5]))
+    assert not found.vectors[5].any()
+    assert_same(found.vectors[:5], expected(small, texts[:5]))
 
 
 def test_one_device_that_fails_a_row_fails_it_as_the_other_would(

@@ -5,14 +5,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from schemas.errors import InputError
 from transforms import model as model_module
+from transforms import model_folder
 from transforms.model import EncodeOptions, resolve_model
-from transforms.model_folder import NO_LIMIT
+from transforms.model_folder import NO_LIMIT, folder_sha256
 
 NORMALIZE = {"name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}
 
@@ -284,3 +286,134 @@ def test_a_module_that_the_json_does_not_explain_is_asked_for_its_shape(folder: 
 def test_a_value_that_a_flag_does_not_have_is_refused_by_the_flags_name(flag: str, value: Any) -> None:
     with pytest.raises(InputError, match=f"--{flag} {value}"):
         EncodeOptions(**{flag: value})
+
+
+def put_snapshot(cache: Path, folder: Path, commit: str = "a" * 40) -> Path:
+    """A cache of the hub, as transformers fills it with a plain model."""
+    repository = cache / "models--someone--plain"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(folder, repository / "snapshots" / commit, symlinks=True)
+    (repository / "snapshots" / commit / "modules.json").unlink()
+    return repository
+
+
+def test_a_snapshot_without_modules_is_refused_unless_the_repository_has_none(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mean pooling was invented for a model of which transformers alone had fetched its own files."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = put_snapshot(tmp_path / "hub", folder)
+    asked = EncodeOptions(model="someone/plain")
+    with pytest.raises(InputError, match=r"has no modules\.json, as transformers alone fetched it.*HF_HUB_OFFLINE"):
+        resolve_model(asked)
+    missing = repository / ".no_exist" / ("a" * 40)
+    missing.mkdir(parents=True)
+    (missing / "modules.json").touch()  # what asking the hub has left
+    found = resolve_model(asked)
+    assert (found.fingerprint.pooling, found.pooling_assumed) == ("mean", True)
+
+
+def test_a_repository_without_modules_that_was_fetched_once_is_used_without_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = put_snapshot(tmp_path / "hub", folder)
+    snapshot = repository / "snapshots" / ("a" * 40)
+
+    def ask(name: str, file: str, revision: str) -> None:
+        assert (name, file) == ("someone/plain", "modules.json")
+        (repository / ".no_exist" / revision).mkdir(parents=True)
+        (repository / ".no_exist" / revision / file).touch()  # as the hub's library does
+        raise EntryNotFoundError("404")
+
+    with monkeypatch.context() as online:
+        online.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(sha="a" * 40))
+        online.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(snapshot))
+        online.setattr("huggingface_hub.hf_hub_download", ask)
+        assert resolve_model(EncodeOptions(model="someone/plain")).folder == str(snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert resolve_model(EncodeOptions(model="someone/plain")).folder == str(snapshot)
+
+
+def test_that_pooling_is_assumed_is_known_of_plain_folders_alone(folder: Path) -> None:
+    assert not resolve_model(options(folder)).pooling_assumed
+    (folder / "modules.json").unlink()
+    assert resolve_model(options(folder)).pooling_assumed
+
+
+def test_a_pooling_without_its_configuration_is_no_mean_pooling(folder: Path) -> None:
+    (folder / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(InputError, match="cannot be loaded as sentence-transformers would"):
+        resolve_model(options(folder))
+
+
+def test_normalize_false_makes_other_vectors_also_where_they_are_cut(folder: Path) -> None:
+    def identity(**values: Any) -> str:
+        return resolve_model(options(folder, **values)).fingerprint.digest
+
+    cut, other = identity(truncate_dim=64), identity(truncate_dim=64, normalize="false")
+    assert cut != other
+    whole = resolve_model(options(folder, truncate_dim=64, normalize="false")).fingerprint
+    assert (whole.pooling, whole.normalized, whole.dim) == ("mean, not normalized", False, 64)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))  # without Normalize there is nothing to leave out
+    assert identity(truncate_dim=64) == identity(truncate_dim=64, normalize="false")
+    assert identity() == identity(normalize="false")
+
+
+def test_identities_of_other_flags_are_what_they_were(bundled_model: str) -> None:
+    """Of outputs that are published: another digest would encode them anew."""
+    digests = {
+        (): "4b83bd13fc808308943c2ce649e936d3",
+        (("truncate_dim", 64),): "a22368b912ad50b90f1410aabc279a2f",
+        (("normalize", "false"),): "0201f8db3860398b15547c742b554b50",
+        (("normalize", "true"), ("truncate_dim", 64)): "97ca5150007e09eb8bd2607637009086",
+        (("max_seq_length", 100), ("dtype", "bfloat16")): "369d8a3953d5f77b10e355c94e8fcc14",
+    }
+    for flags, digest in digests.items():
+        assert resolve_model(EncodeOptions(**dict(flags))).fingerprint.digest == digest, flags
+
+
+@pytest.mark.parametrize(
+    ("model_type", "pad", "stated", "length"),
+    [
+        ("roberta", 1, None, 512),
+        ("roberta", 1, 514, 512),
+        ("roberta", 1, 256, 256),
+        ("longformer", 1, None, 512),
+        ("bert", 0, None, 514),
+    ],
+)
+def test_positions_that_begin_behind_the_paddings_are_fewer(
+    folder: Path, model_type: str, pad: int, stated: int | None, length: int
+) -> None:
+    change(folder / "config.json", model_type=model_type, pad_token_id=pad, max_position_embeddings=514)
+    change(folder / "tokenizer_config.json", model_max_length=10**30)
+    (folder / "sentence_bert_config.json").unlink()
+    if stated:
+        change(folder / "sentence_bert_config.json", max_seq_length=stated)
+    assert resolve_model(options(folder)).fingerprint.max_seq_length == length
+    with pytest.raises(InputError, match="--max_seq_length 515: the model has positions for 51"):
+        resolve_model(options(folder, max_seq_length=515))
+
+
+def test_files_are_hashed_once_a_process_and_again_when_they_change(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    real = model_folder.file_sha256
+    monkeypatch.setattr(model_folder, "file_sha256", lambda path: hashed.append(path.name) or real(path))
+    first = model_folder.known_folder_sha256(folder)
+    assert "model.safetensors" in hashed
+    hashed.clear()
+    assert model_folder.known_folder_sha256(folder) == first == folder_sha256(folder)
+    hashed.clear()
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text[:-2] + "\n}")
+    assert model_folder.known_folder_sha256(folder) != first
+    assert "config.json" in hashed

@@ -10,8 +10,8 @@ import pytest
 from schemas.errors import InputError, RunFailed
 from tests.transforms.test_encoder import DENSE, NORMALIZE, TEXTS, add_dense, assert_same, expected, make_model
 from transforms import openvino_transformer
-from transforms.encode import _check_fidelity
 from transforms.encoder import Encoder
+from transforms.fidelity import check
 from transforms.loaded_model import load_sentence_transformer
 from transforms.model import EncodeOptions, resolve_model
 
@@ -57,9 +57,9 @@ def test_bfloat16_is_measured_against_torch_in_float32_and_passes_the_gate(bundl
     cosines = (encoded.vectors * exact).sum(axis=1) / np.linalg.norm(encoded.vectors, axis=1)
     assert 0.9995 < cosines.min() < 1 - 1e-7 or not _has_bfloat16()
     assert all(any(abs(c - cosine) < 1e-6 for cosine in cosines) for c in encoded.cosines)
-    _check_fidelity(encoded, options)
+    check(encoded.cosines, 0.999, "bfloat16", "openvino")
     with pytest.raises(RunFailed, match="--backend openvino"):
-        _check_fidelity(encoded._replace(cosines=(0.99,)), options)
+        check((0.99,), 0.999, "bfloat16", "openvino")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
