@@ -6,7 +6,7 @@ from schemas.dataset import Dataset, open_dataset
 from schemas.errors import InputError
 from schemas.splits import digest
 
-WORK_VERSION = 1
+WORK_VERSION = 2
 """Raise it when files of work in progress change: a run never goes on with those of another version."""
 
 

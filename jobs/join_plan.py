@@ -107,10 +107,13 @@ class _Side:
         return row_bytes(self.rows.dataset.manifest.fingerprint.dim) + round(text)
 
 
-def make_plan(config: JoinConfig, queries: Dataset, corpus: Dataset, workers: int) -> tuple[JoinPlan, Filter]:
+def make_plan(
+    config: JoinConfig, queries: Dataset, corpus: Dataset, workers: int, text: bool = False
+) -> tuple[JoinPlan, Filter]:
     """The plan, and the filter that suits the data.
 
     workers: processes on this machine that share the work; 0 where they are elsewhere
+    text: the queries were text, of which some may have been rejected
 
     Raises:
         InputError: vectors that have no cosine, or more matches than anybody wants.
@@ -123,6 +126,9 @@ def make_plan(config: JoinConfig, queries: Dataset, corpus: Dataset, workers: in
     estimate = _estimate(config, here, there)
     base = newest_manifest(config.output)
     options = _recorded_options(config, queries, corpus)
+    rejected = tuple(queries.manifest.rejects) if text else ()
+    if rejected:  # they are counted, and may be listed
+        options["rejected"] = [entry.name for entry in rejected]
     top_k = min(config.top_k or 0, max(len(there.rows), 1))
     rows_of_side = [
         block_rows(config.memory_mb, side.bytes_per_row(config.with_text) + more, len(side.rows), workers)
@@ -163,6 +169,7 @@ def make_plan(config: JoinConfig, queries: Dataset, corpus: Dataset, workers: in
         query_rows=len(here.rows),
         corpus_rows=len(there.rows),
         keep_unmatched=config.keep_unmatched,
+        rejected=rejected,
     )
     return plan, choice
 

@@ -1,7 +1,7 @@
 """Pair files -> pair files with the best partners of each row alone.
 
-A pair stays if it is among the `top_k` best of either row, equal scores by the partner's id. First, of the rows of each
-block, what the k-th best partner is; then each file is read again with the bounds of its rows.
+A pair stays if it is among the `top_k` best of either row, equal scores by the partner's id and then by its row. First,
+of the rows of each block, what the k-th best partner is; then each file is read again with the bounds of its rows.
 """
 
 import dataclasses
@@ -18,12 +18,13 @@ from schemas import storage
 from transforms.pair_files import score_bins
 from transforms.sorted_files import PairFile, open_work, put_tables, settle, settled
 
-BOUND_COLUMNS = ["row", "score", "partner"]
+BOUND_COLUMNS = ["row", "score", "partner", "partner_row"]
 
 
 def best_of_rows(table: pa.Table, top_k: int) -> pa.Table:
-    """The best `top_k` partners of each row, of row, score and partner; by row, best first."""
-    table = table.sort_by([("row", "ascending"), ("score", "descending"), ("partner", "ascending")])
+    """The best `top_k` partners of each row, of `BOUND_COLUMNS`; by row, best first."""
+    by = [("row", "ascending"), ("score", "descending"), ("partner", "ascending"), ("partner_row", "ascending")]
+    table = table.sort_by(by)
     rows = table.column("row").to_numpy()
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)
     return table.filter(pa.array(place < top_k))
@@ -51,7 +52,7 @@ def bounds_of_block(block: int, files: Iterable[str], work: str, block_rows: int
 
 def _side(pairs: pa.Table, own: str, other: str, block: int, block_rows: int) -> pa.Table:
     of_block = pairs.filter(pa.array(pairs.column(f"row_{own}").to_numpy() // block_rows == block))
-    return of_block.select([f"row_{own}", "score", f"id_{other}"]).rename_columns(BOUND_COLUMNS)
+    return of_block.select([f"row_{own}", "score", f"id_{other}", f"row_{other}"]).rename_columns(BOUND_COLUMNS)
 
 
 def keep_best(file: PairFile, work: str) -> list[PairFile]:
@@ -80,7 +81,9 @@ def _within(pairs: pa.Table, own: str, other: str, bounds: pa.Table) -> pa.Chunk
     place = np.minimum(np.searchsorted(bounded, rows), len(bounded) - 1)
     free = bounded[place] != rows
     scores, least = pairs.column("score").to_numpy(), bounds.column("score").to_numpy()[place]
-    by_id = pc.less_equal(pairs.column(f"id_{other}"), bounds.column("partner").take(pa.array(place))).to_numpy()
+    ids, last = pairs.column(f"id_{other}"), bounds.column("partner").take(pa.array(place))
+    by_row = pairs.column(f"row_{other}").to_numpy() <= bounds.column("partner_row").to_numpy()[place]
+    by_id = pc.less(ids, last).to_numpy() | (pc.equal(ids, last).to_numpy() & by_row)
     return pa.chunked_array([pa.array(free | (scores > least) | ((scores == least) & by_id))])
 
 

@@ -81,7 +81,7 @@ def carry_over(
     table = table.filter(there)
     row_a, row_b = (numbers[place.filter(there).to_numpy()] for place in places)
     pairs = _found(table, row_a, row_b, source, with_text).in_order()
-    return settle(work, name, [write_pairs(work, name, pairs, block_rows)] if table.num_rows else [])
+    return settle(work, name, write_pairs(work, name, pairs, block_rows))
 
 
 def _found(table: pa.Table, row_a: np.ndarray, row_b: np.ndarray, source: Source, with_text: bool) -> FoundPairs:

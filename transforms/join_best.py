@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.gather import Gather
-from transforms.join_matches import BY_QUERY, BY_SCORE, Matching, query_bins
+from transforms.join_matches import BY_QUERY, BY_SCORE, Matching, bins_of_both_sides, query_bins
 from transforms.pair_files import ROW_GROUP_PAIRS, merge_range, plan_ranges, score_bins
 from transforms.row_blocks import rows_of
 from transforms.sorted_files import PairFile, Span, merge_files, parts_of, put_tables, settle, settled
@@ -45,18 +45,21 @@ def best_of_block(block: int, names: Iterable[str], job: Matching) -> list[PairF
 def match_one_to_one(job: Matching, files: list[PairFile]) -> list[PairFile]:
     """The greedy matching: of all matches, best first and ties by ids, each is kept whose two rows are both still free.
 
-    One worker does it, since each choice rests on those before; it holds a byte for each row.
+    One worker does it, since each choice rests on those before; it holds a byte for each row. Of a dataset joined with
+    itself a row is the same on both sides.
     """
     name = "one-to-one"
     done = settled(job.work, name)
     if done is not None:
         return done
-    taken_a, taken_b = (bytearray(len(rows_of(source))) for source in (job.queries, job.corpus))
+    taken_a = bytearray(len(rows_of(job.queries)))
+    taken_b = taken_a if job.itself else bytearray(len(rows_of(job.corpus)))
+    bins = bins_of_both_sides if job.itself else query_bins
     kept = []
     for wanted in plan_ranges(files):
         tables = [free_pairs(t, taken_a, taken_b) for t in merge_range(job.work, wanted, BY_SCORE)]
         groups = parts_of([pa.concat_tables(tables).sort_by("row_a")], ROW_GROUP_PAIRS)
-        kept.append(put_tables(job.work, f"{name}-{wanted.number}", groups, (), query_bins))
+        kept.append(put_tables(job.work, f"{name}-{wanted.number}", groups, (), bins))
     return settle(job.work, name, [file for file in kept if file.pairs])
 
 

@@ -10,13 +10,19 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from transforms.bounds import Filter
-from transforms.device import choose_device
-from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, LoadedBlock, Rectangle, load_rows, runs
+from transforms.loaded_blocks import (
+    HELD_BLOCKS,
+    LastUsed,
+    LoadedBlock,
+    Rectangle,
+    comparing_device,
+    load_rows,
+    runs,
+)
 from transforms.pair_files import BEST_FIRST, FoundPairs, ranks_of, score_bins
 from transforms.progress import PROGRESS
 from transforms.row_blocks import RowBlock, Source
@@ -30,7 +36,7 @@ QUERY_BIN = 1024
 """Rows of the queries that a file's bins count together."""
 BY_QUERY = (("row_a", "ascending"), ("score", "descending"), ("id_b", "ascending"), ("row_b", "ascending"))
 """Matches of one query best first; of equal scores that with the smaller id, of equal ids that which stands first."""
-BY_SCORE = (*BEST_FIRST, ("row_a", "ascending"), ("row_b", "ascending"))
+BY_SCORE = BEST_FIRST
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,17 +67,24 @@ def query_bins(table: pa.Table) -> np.ndarray:
     return table.column("row_a").to_numpy() // QUERY_BIN
 
 
+def bins_of_both_sides(table: pa.Table) -> np.ndarray:
+    """The same, and those of the rows that are matches: where a dataset is joined with itself, these are queries."""
+    return np.concatenate([table.column(f"row_{side}").to_numpy() for side in "ab"]) // QUERY_BIN
+
+
 class CorpusRun:
     """Blocks that follow one another in the corpus, as one.
 
     order: places in the run by id, rows of one id as they stand; ranks: where each place is in that order
+    id_ranks: of each place, the place of its id among all ids; equal ones have one
     """
 
     def __init__(self, blocks: Sequence[LoadedBlock]) -> None:
         self.blocks = blocks
         self.start = int(blocks[0].numbers[0])
         self.ends = np.cumsum([len(block.numbers) for block in blocks])
-        self.order = pc.sort_indices(pa.chunked_array([block.ids for block in blocks])).to_numpy().astype(np.int64)
+        self.id_ranks = ranks_of(pa.concat_arrays([block.ids for block in blocks]))
+        self.order = np.argsort(self.id_ranks, kind="stable")
         self.ranks = np.empty_like(self.order)
         self.ranks[self.order] = np.arange(len(self.order))
 
@@ -146,7 +159,7 @@ def all_matches(queries: LoadedBlock, run: CorpusRun, job: Matching) -> Iterator
 def _in_order(held: list[Pairs], queries: LoadedBlock, run: CorpusRun, job: Matching) -> FoundPairs:
     rows, places, scores = (np.concatenate(column) for column in zip(*held, strict=True))
     if job.one_to_one:
-        order = np.lexsort((run.ranks[places], ranks_of(queries.ids)[rows], -scores))
+        order = np.lexsort((places, rows, run.id_ranks[places], ranks_of(queries.ids)[rows], -scores))
     else:
         order = np.lexsort((run.ranks[places], -scores, rows))
     return _found(Pairs(rows[order], places[order], scores[order]), queries, run)
@@ -194,7 +207,7 @@ class _FindMatches(beam.DoFn):
         self.found = Metrics.counter("join", "matches_found")
 
     def setup(self) -> None:
-        self.job = dataclasses.replace(self.job, device=choose_device(self.job.device))
+        self.job = dataclasses.replace(self.job, device=comparing_device(self.job.device))
         self.held: _Held = self.shared.acquire(_Held)
 
     def process(self, item: Rectangle, filter: Filter) -> Iterator[PairFile]:

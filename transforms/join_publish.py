@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from schemas import storage
 from schemas.manifest import Manifest, PartEntry
 from schemas.matches import KIND, UNMATCHED_FOLDER, matches_schema, unmatched_schema
-from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, write_table
+from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, read_table, write_table
+from schemas.rejects import REJECTS_SCHEMA
 from transforms.join_best import ranked
 from transforms.join_matches import BY_QUERY, QUERY_BIN, Matching
 from transforms.publish_found import (
@@ -24,7 +26,7 @@ from transforms.publish_found import (
     sum_of_histograms,
 )
 from transforms.row_blocks import rows_of
-from transforms.sorted_files import PairFile, Span, merge_files, parts_of
+from transforms.sorted_files import PairFile, Span, column_of, merge_files, parts_of
 
 RANGE_PAIRS, RANGE_QUERIES = 1 << 20, 1 << 18
 """About what one worker puts in order: matches, and queries that may have none."""
@@ -39,6 +41,7 @@ class JoinPlan(FoundPlan):
     query_rows: int
     corpus_rows: int
     keep_unmatched: bool
+    rejected: tuple[PartEntry, ...] = ()  # files of the queries that were refused when they were embedded
 
 
 class QueryRange(NamedTuple):
@@ -85,6 +88,9 @@ def write_query_range(wanted: QueryRange, plan: JoinPlan) -> WrittenRange:
     most = PART_PAIRS_WITH_TEXT if job.with_text else PART_PAIRS
     merged = merge_files(job.work, wanted.files, Span("row_a", wanted.start, wanted.stop), BY_QUERY)
     matched = np.zeros(wanted.stop - wanted.start, dtype=bool)
+    if job.itself and job.one_to_one:  # a row that another took has a match, too
+        taken = column_of(job.work, wanted.files, "row_b")
+        matched[taken[(taken >= wanted.start) & (taken < wanted.stop)] - wanted.start] = True
     parts: list[PartEntry] = []
     histograms: list[tuple[int, ...]] = []
     best: tuple[tuple[str, str, float, str, str], ...] = ()
@@ -107,6 +113,22 @@ def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -
     return write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint)
 
 
+def _rejected(plan: JoinPlan) -> pa.Table:
+    """Queries that were text and have no vector, of `REJECTS_SCHEMA`."""
+    uri = rows_of(plan.matching.queries).dataset.uri
+    tables = [read_table(storage.join(uri, entry.name)) for entry in plan.rejected]
+    return pa.concat_tables([REJECTS_SCHEMA.empty_table(), *(t.replace_schema_metadata() for t in tables)])
+
+
+def _list_rejected(rejected: pa.Table, plan: JoinPlan) -> PartEntry:
+    """They come after the others, by place, as ids have it that nobody named; nothing else is known of all of them."""
+    places = zip(*(rejected.column(name).to_pylist() for name in ("source", "offset")), strict=True)
+    columns = {"query_id": [f"{source}#{offset}" for source, offset in places]}
+    columns |= {"query_text": [""] * rejected.num_rows} if plan.matching.with_text else {}
+    table = pa.table(columns, schema=unmatched_schema(plan.matching.with_text))
+    return write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint)
+
+
 def _first_of_queries(table: pa.Table, job: Matching) -> tuple[tuple[str, str, float, str, str], ...]:
     """The best match of each of the first queries with the texts, for the person who waits."""
     first = table.filter(pa.array(table.column("rank").to_numpy() == 1)).slice(0, BEST_PAIRS)
@@ -126,11 +148,16 @@ def _draft(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
     parts = [part for r in written for part in r.parts]
     listed = [r.unmatched for r in written if r.unmatched]
     matched, with_text = sum(r.matched for r in written), plan.matching.with_text
+    rejected = _rejected(plan)
+    queries = plan.query_rows + rejected.num_rows
+    if plan.keep_unmatched and rejected.num_rows:
+        listed.append(_list_rejected(rejected, plan))
     details = {
-        "queries": plan.query_rows,
+        "queries": queries,
+        "rejected": dict(sorted(Counter(rejected.column("reason").to_pylist()).items())),
         "corpus_rows": plan.corpus_rows,
         "matched": matched,
-        "unmatched": plan.query_rows - matched,
+        "unmatched": queries - matched,
         "pairs": sum(part.rows for part in parts),
         "histogram": sum_of_histograms([r.histogram for r in written]),
         "best": [list(match) for r in written for match in r.best],

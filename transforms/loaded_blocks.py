@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from schemas.errors import RunFailed
 from transforms.bounds import Filter, PreparedBlock, prepare
+from transforms.device import choose_device
 from transforms.row_blocks import RowBlock, Source, bad_ids, rows_of
 
 SQUARE = 4
@@ -22,6 +23,12 @@ BYTES_PER_ROW = 300
 """Of a prepared row beside its vector: id, text, numbers."""
 
 T = TypeVar("T")
+
+
+def comparing_device(asked: str) -> str:
+    """As `choose_device`, but never mps: scores and lengths are float64, which it has not."""
+    device = choose_device(asked)
+    return "cpu" if device == "mps" else device
 
 
 class LoadedBlock(NamedTuple):

@@ -143,6 +143,15 @@ class _Cursor:
         return taken
 
 
+def column_of(folder: str, names: Sequence[str], column: str) -> np.ndarray:
+    """All values of a column of numbers of these files."""
+    columns = [np.empty(0, np.int64)]
+    for name in names:
+        with open_work(storage.join(folder, name)) as file:
+            columns.append(pq.read_table(file, columns=[column]).column(column).to_numpy())
+    return np.concatenate(columns)
+
+
 def open_work(uri: str) -> BinaryIO:
     """A file of work in progress. Raises RunFailed where a run beside this one has published and cleaned up."""
     try:
