@@ -6,7 +6,6 @@ rows, since most rows are nobody's duplicate.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -177,11 +176,10 @@ class DuplicateGroups:
 
 def hash_texts(block: RowBlock, source: Source) -> Iterator[tuple[int, bytes]]:
     """Of each bucket, `(n, 3)` uint64 as bytes: two halves of the text's hash, and the row."""
-    texts = rows_of(source).read(block.start, block.stop, ["text"]).column("text").to_pylist()
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
-    hashed = np.empty((len(texts), 3), dtype=np.uint64)
-    hashed[:, :2] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    hashed[:, 2] = np.arange(block.start, block.stop)
+    numbers = np.arange(block.start, block.stop)
+    hashed = np.empty((len(numbers), 3), dtype=np.uint64)
+    hashed[:, :2] = rows_of(source).text_digests(numbers).view(np.uint64).reshape(-1, 2)
+    hashed[:, 2] = numbers
     buckets = hashed[:, 0] % BUCKETS
     for bucket in np.unique(buckets):
         yield int(bucket), hashed[buckets == bucket].tobytes()

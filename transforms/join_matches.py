@@ -226,7 +226,8 @@ class _FindMatches(beam.DoFn):
             return done
         bins = score_bins if self.job.one_to_one and not self.job.top_k else query_bins
         put = functools.partial(put_tables, self.job.work, name, blocks=(block.number,), bins_of_table=bins)
-        return settle(self.job.work, name, [put(found.tables()) for found in self._found(block, run, filter)])
+        files = (file for found in self._found(block, run, filter) for file in found.files())
+        return settle(self.job.work, name, [put(file.tables()) for file in files])
 
     def _found(self, block: RowBlock, run: tuple[RowBlock, ...], filter: Filter) -> Iterator[FoundPairs]:
         queries = self._load(self.job.queries, block, filter)

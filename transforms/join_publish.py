@@ -11,7 +11,7 @@ import pyarrow as pa
 from schemas import storage
 from schemas.manifest import Manifest, PartEntry
 from schemas.matches import KIND, UNMATCHED_FOLDER, matches_schema, unmatched_schema
-from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, read_table, write_table
+from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, PART_TEXT_BYTES, read_table, write_table
 from schemas.rejects import REJECTS_SCHEMA
 from transforms.join_best import ranked
 from transforms.join_matches import BY_QUERY, QUERY_BIN, Matching
@@ -59,7 +59,7 @@ class WrittenRange(NamedTuple):
     number: int
     parts: tuple[PartEntry, ...]
     matched: int  # queries that have a match
-    unmatched: PartEntry | None  # where they are listed
+    unmatched: tuple[PartEntry, ...]  # where they are listed
     histogram: tuple[int, ...]
     best: tuple[tuple[str, str, float, str, str], ...]  # the first range's first: ids, score, shortened texts
 
@@ -94,23 +94,26 @@ def write_query_range(wanted: QueryRange, plan: JoinPlan) -> WrittenRange:
     parts: list[PartEntry] = []
     histograms: list[tuple[int, ...]] = []
     best: tuple[tuple[str, str, float, str, str], ...] = ()
-    for table in parts_of(ranked(merged), most):
+    for table in parts_of(ranked(merged), most, PART_TEXT_BYTES):
         if wanted.number == 0 and not parts:
             best = _first_of_queries(table, job)
         matched[table.column("row_a").to_numpy() - wanted.start] = True
         histograms.append(histogram_of_scores(table.column("score").to_numpy()))
         named = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
         parts.append(write_table(plan.output, "", in_schema(named, matches_schema(job.with_text)), plan.fingerprint))
-    unmatched = _list_unmatched(wanted, ~matched, plan) if plan.keep_unmatched and not matched.all() else None
+    unmatched = _list_unmatched(wanted, ~matched, plan) if plan.keep_unmatched else ()
     histogram = tuple(sum_of_histograms(histograms))
     return WrittenRange(wanted.number, tuple(parts), int(matched.sum()), unmatched, histogram, best)
 
 
-def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -> PartEntry:
-    columns = {"id": "query_id"} | ({"text": "query_text"} if plan.matching.with_text else {})
-    rows = rows_of(plan.matching.queries).read(wanted.start, wanted.stop, list(columns)).filter(pa.array(unmatched))
-    table = in_schema(rows.rename_columns(columns), unmatched_schema(plan.matching.with_text))
-    return write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint)
+def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -> tuple[PartEntry, ...]:
+    columns = {"id": "query_id"} | ({"text": "text_query"} if plan.matching.with_text else {})
+    numbers = wanted.start + np.flatnonzero(unmatched)
+    rows = (t.rename_columns(columns) for t in rows_of(plan.matching.queries).batches(numbers, list(columns)))
+    parts = (t.rename_columns({"text_query": "query_text"}) for t in parts_of(rows, RANGE_QUERIES, PART_TEXT_BYTES))
+    schema = unmatched_schema(plan.matching.with_text)
+    tables = (in_schema(part, schema) for part in parts)
+    return tuple(write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint) for table in tables)
 
 
 def _rejected(plan: JoinPlan) -> pa.Table:
@@ -132,6 +135,9 @@ def _list_rejected(rejected: pa.Table, plan: JoinPlan) -> PartEntry:
 def _first_of_queries(table: pa.Table, job: Matching) -> tuple[tuple[str, str, float, str, str], ...]:
     """The best match of each of the first queries with the texts, for the person who waits."""
     first = table.filter(pa.array(table.column("rank").to_numpy() == 1)).slice(0, BEST_PAIRS)
+    if job.with_text:
+        texts = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
+        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *texts, strict=True))
     texts = [
         map(shortened, rows_of(source).take(first.column(row).to_numpy(), ["text"]).column("text").to_pylist())
         for source, row in ((job.queries, "row_a"), (job.corpus, "row_b"))
@@ -146,7 +152,7 @@ def publish_matches(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
 
 def _draft(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
     parts = [part for r in written for part in r.parts]
-    listed = [r.unmatched for r in written if r.unmatched]
+    listed = [part for r in written for part in r.unmatched]
     matched, with_text = sum(r.matched for r in written), plan.matching.with_text
     rejected = _rejected(plan)
     queries = plan.query_rows + rejected.num_rows

@@ -38,7 +38,8 @@ class FoundPlan:
 
 def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table's columns of these names, as the schema has them."""
-    return pa.Table.from_arrays([table.column(name).combine_chunks() for name in schema.names], schema=schema)
+    columns = [table.column(field.name).combine_chunks().cast(field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def histogram_of_scores(scores: np.ndarray) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ def mine_ours(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, A
             for found in pairs_in_blocks(a, b, min_score, same=i == j, threads=cpu_threads()):
                 rows.append(found.rows_a + starts[i])
                 cols.append(found.rows_b + starts[j])
-    return _joined(rows, cols), {"filter": choice.name, "why": choice.why, "dims": len(choice.rotation)}
+    return _joined(rows, cols), {"filter": choice.name, "why": choice.why, "dims": choice.dims}
 
 
 def mine_sentence_transformers(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, Any]]:

@@ -132,11 +132,11 @@ def test_matches_are_the_brute_force_whatever_the_blocks_and_ties(
     plan = plan_of(folder, there, here, blocks, one_to_one=one_to_one, with_text=True, **asked)
     wanted = brute_matches(exact_scores(corpus if itself else queries, corpus), corpus_ids, itself=itself, **asked)
     if one_to_one:
-        wanted = greedy(wanted, query_ids, corpus_ids)
+        wanted = greedy(wanted, query_ids, corpus_ids, itself)
     carry_out(plan, whole_filter(3))
     assert read_matches(plan) == wanted
     details = open_dataset(plan.output).manifest.details
-    matched = len({query for query, *_ in wanted})
+    matched = len({row for match in wanted for row in match[: 2 if itself and one_to_one else 1]})
     assert (details["pairs"], details["matched"]) == (len(wanted), matched)
     assert details["unmatched"] == plan.query_rows - matched and sum(details["histogram"]) == len(wanted)
 

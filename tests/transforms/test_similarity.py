@@ -160,7 +160,7 @@ def test_the_bound_holds_where_torch_is_told_to_multiply_float32_in_bfloat16(pre
     try:
         rows, choice = torch.from_numpy(normalize(raw)), whole_filter(384)
         z = bounds._multiply(rows, choice.projection[0]).double()
-        exact = rows.double() @ torch.from_numpy(choice.rotation).t()
+        exact = rows.double() @ torch.from_numpy(choice.matrix()).t()
         assert (z - exact).norm(dim=1).max() < choice.moved
     finally:
         torch.set_float32_matmul_precision(before)
