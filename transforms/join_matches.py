@@ -131,10 +131,10 @@ def best_matches(queries: LoadedBlock, run: CorpusRun, known: KnownBest, job: Ma
         best = add(queries.prepared, block.prepared, run.ranks[places], best)
         PROGRESS.add(pairs=len(queries.numbers) * len(block.numbers))
     there = best.ranks != NO_RANK
-    places = run.order[np.where(there, best.ranks, 0)]
-    known.add(TopK(best.scores, np.where(there, places + run.start, NO_RANK)))
+    in_run = run.order[np.where(there, best.ranks, 0)]
+    known.add(TopK(best.scores, np.where(there, in_run + run.start, NO_RANK)))
     rows = np.repeat(np.arange(len(best.ranks)), there.sum(axis=1))
-    found = Pairs(rows, places[there], best.scores[there])
+    found = Pairs(rows, in_run[there], best.scores[there])
     for start in range(0, len(rows), PORTION_PAIRS):
         yield _found(Pairs(*(column[start : start + PORTION_PAIRS] for column in found)), queries, run)
 

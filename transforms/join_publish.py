@@ -136,8 +136,8 @@ def _first_of_queries(table: pa.Table, job: Matching) -> tuple[tuple[str, str, f
     """The best match of each of the first queries with the texts, for the person who waits."""
     first = table.filter(pa.array(table.column("rank").to_numpy() == 1)).slice(0, BEST_PAIRS)
     if job.with_text:
-        texts = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
-        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *texts, strict=True))
+        sides = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
+        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *sides, strict=True))
     texts = [
         map(shortened, rows_of(source).take(first.column(row).to_numpy(), ["text"]).column("text").to_pylist())
         for source, row in ((job.queries, "row_a"), (job.corpus, "row_b"))

@@ -6,7 +6,7 @@ ids, which several rows may have, by their rows.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -62,12 +62,13 @@ class FoundPairs:
         """Pages of one block's pairs with another, which share ids and texts, as one."""
         if len(pages) == 1:
             return pages[0]
-        columns = (np.concatenate([getattr(page, name) for page in pages]) for name in NUMBERS)
-        return cls(*columns, pages[0].ids, pages[0].texts)
+        columns: dict[str, Any] = {name: np.concatenate([getattr(page, name) for page in pages]) for name in NUMBERS}
+        return dataclasses.replace(pages[0], **columns)
 
     def where(self, chosen: np.ndarray | slice) -> "FoundPairs":
         """Some of the pairs: a mask, places or a slice."""
-        return FoundPairs(*(getattr(self, name)[chosen] for name in NUMBERS), self.ids, self.texts)
+        columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in NUMBERS}
+        return dataclasses.replace(self, **columns)
 
     def of_two_ids(self) -> "FoundPairs":
         """Without pairs of rows that have one id, which are no pairs."""

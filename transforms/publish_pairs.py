@@ -88,8 +88,8 @@ def _best(table: pa.Table, job: Comparison) -> tuple[tuple[str, str, float, str,
     """The first pairs with their texts, for the person who waits."""
     first = table.slice(0, BEST_PAIRS)
     if job.with_text:
-        texts = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
-        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *texts, strict=True))
+        sides = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
+        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *sides, strict=True))
     rows = np.concatenate([first.column("row_a").to_numpy(), first.column("row_b").to_numpy()])
     texts = [shortened(text) for text in rows_of(job.source).take(rows, ["text"]).column("text").to_pylist()]
     columns = [first.column(name).to_pylist() for name in ("id_a", "id_b", "score")]

@@ -94,10 +94,10 @@ def peak_mb(work: Any) -> float:
 
 
 def test_the_best_of_very_many_pairs_are_found_in_little_memory(run: Miner, tmp_path: Path) -> None:
-    """2,500 rows that are all alike but for their last bits: three million pairs, of which ten are wanted."""
+    """2,000 rows that are all alike but for their last bits: two million pairs, of which ten are wanted."""
     random = np.random.default_rng(0)
-    vectors = (np.ones((2500, 8)) + 1e-4 * random.standard_normal((2500, 8))).astype(np.float32)
-    rows = Dataset(vectors, [f"{i:04d}" for i in random.permutation(2500)], [f"text {i}" for i in range(2500)])
+    vectors = (np.ones((2000, 8)) + 1e-4 * random.standard_normal((2000, 8))).astype(np.float32)
+    rows = Dataset(vectors, [f"{i:04d}" for i in random.permutation(2000)], [f"text {i}" for i in range(2000)])
     source = write_dataset(tmp_path / "in", *rows)
     every: list[Any] = []
     assert peak_mb(lambda: every.append(run(source, 0.5, "--max_pairs", 10))) < 150
@@ -117,6 +117,10 @@ def test_an_attempt_that_found_other_files_counts_no_side_twice(
     run: Miner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A work item that is tried again after others have raised the floor: its sides are known by their number."""
+    vectors = clustered(200, 8)
+    old = write_dataset(tmp_path / "old", vectors[:100], part_rows=20)
+    new = write_dataset(tmp_path / "new", vectors, part_rows=20)
+    before = run(old, 0.5)
     begun: list[list[str]] = []
     real = transforms.compare.Floor.begin
 
@@ -126,10 +130,6 @@ def test_an_attempt_that_found_other_files_counts_no_side_twice(
 
     monkeypatch.setattr(transforms.compare.Floor, "begin", begin)
     monkeypatch.setattr("transforms.compare.FILE_PAIRS", 20)
-    vectors = clustered(200, 8)
-    old = write_dataset(tmp_path / "old", vectors[:100], part_rows=20)
-    new = write_dataset(tmp_path / "new", vectors, part_rows=20)
-    before = run(old, 0.5)
     for max_pairs in (10, 10**6):  # of few files, and of many
         begun.append([])
         found = run(new, 0.8, "--previous", before.output, "--max_pairs", max_pairs)
