@@ -22,7 +22,7 @@ from transforms.sorted_files import PairFile, open_work, parts_of, put_tables, s
 BOUND_COLUMNS = ["row", "score", "partner", "partner_row"]
 
 
-MOST_PARTNERS = 1 << 21
+MOST_PARTNERS = 1 << 20
 """Best partners of a block's rows that are held at a time."""
 
 

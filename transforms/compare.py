@@ -22,7 +22,7 @@ from transforms.row_blocks import RowBlock, rows_of
 from transforms.similarity import Pairs, pairs_in_blocks, tile_of, tiles
 from transforms.sorted_files import PairFile, settle, settled
 
-FILE_PAIRS = 1 << 20
+FILE_PAIRS = 1 << 19
 """Pairs that are held before they go to a file."""
 LEAST_HELD_PAIRS = 1 << 16
 """Pairs that are held at least before the best of them are looked for."""

@@ -22,7 +22,7 @@ from transforms.pair_files import (
 from transforms.row_blocks import rows_of
 from transforms.sorted_files import Order, PairFile, Span, merge_files, parts_of, put_tables, settle, settled
 
-FILE_PAIRS = 1 << 20
+FILE_PAIRS = 1 << 19
 """Most matches of a file."""
 
 

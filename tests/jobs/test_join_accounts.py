@@ -140,11 +140,6 @@ def test_rows_of_one_id_on_both_sides_go_by_row(run_join: Joiner, tmp_path: Path
     ]  # fmt: skip
 
 
-def test_a_flag_cut_short_is_named_in_full(run_join: Joiner, tmp_path: Path) -> None:
-    found = run_join(None, tmp_path, "--self", "--one_to", "--top_k", 1)
-    assert found.status == 2 and "--one_to: no such flag; did you mean --one_to_one?" in found.stderr
-
-
 def test_the_greedy_reference_of_one_dataset_is_what_it_says_it_is() -> None:
     scores = np.array([[1, 0.9, 0.8], [0.9, 1, 0.7], [0.8, 0.7, 1]], np.float32)
     matches = brute_matches(scores, ["a", "b", "c"], min_score=0.5, itself=True)

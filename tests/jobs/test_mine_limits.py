@@ -57,16 +57,13 @@ def test_pairs_of_one_id_take_no_other_pairs_place(run: Miner, tmp_path: Path, m
     assert len(listed(found)) == min(3, max_pairs)
 
 
-@pytest.mark.parametrize("limit", [["--max_pairs", 1], ["--top_k", 1]])
-def test_of_equal_texts_pairs_of_one_id_take_no_other_pairs_place(run: Miner, tmp_path: Path, limit: list) -> None:
-    """Rows x and y of one text, x again of another: its best partner, and the best pair, is of y."""
-    rows = Dataset(at_cosine(0.9, 1)[[1, 1, 0]], ["x", "y", "x"], ["one", "one", "other"])
-    found = run(write_dataset(tmp_path / "in", *rows, options=KEEP), 0.8, *limit)
-    limits = {limit[0][2:]: limit[1]}
-    assert listed(found) == wanted(rows, 0.8, **limits)
-    rows = rows._replace(vectors=at_cosine(0.9, 2)[[0, 2, 1]])  # x and y far from each other, but equal texts score 1
-    found = run(write_dataset(tmp_path / "far", *rows, options=KEEP), 0.8, *limit)
-    assert listed(found) == wanted(rows, 0.8, **limits)
+def test_of_equal_texts_pairs_of_one_id_take_no_other_pairs_place(run: Miner, tmp_path: Path) -> None:
+    """Rows 1 and 2, x and y, of one text; row 0, x too, of another text and an equal vector: its pair with y comes
+    first, by its row, though it is y's second with that text."""
+    rows = Dataset(np.ones((3, 4), np.float32), ["x", "x", "y"], ["other", "one", "one"])
+    found = run(write_dataset(tmp_path / "in", *rows, options=KEEP), 0.8, "--max_pairs", 1, "--with_text")
+    assert listed(found) == wanted(rows, 0.8, max_pairs=1) == [("x", "y", 1)]
+    assert found.table["text_a"].tolist() == ["other"]
 
 
 @pytest.mark.parametrize("flags", [[], ["--max_pairs", 700], ["--top_k", 2]])
@@ -118,8 +115,9 @@ def test_an_attempt_that_found_other_files_counts_no_side_twice(
 ) -> None:
     """A work item that is tried again after others have raised the floor: its sides are known by their number."""
     vectors = clustered(200, 8)
-    old = write_dataset(tmp_path / "old", vectors[:100], part_rows=20)
-    new = write_dataset(tmp_path / "new", vectors, part_rows=20)
+    texts = [f"text {i // 2}" for i in range(200)]
+    old = write_dataset(tmp_path / "old", vectors[:100], texts=texts[:100], part_rows=20)
+    new = write_dataset(tmp_path / "new", vectors, texts=texts, part_rows=20)
     before = run(old, 0.5)
     begun: list[list[str]] = []
     real = transforms.compare.Floor.begin
@@ -130,6 +128,7 @@ def test_an_attempt_that_found_other_files_counts_no_side_twice(
 
     monkeypatch.setattr(transforms.compare.Floor, "begin", begin)
     monkeypatch.setattr("transforms.compare.FILE_PAIRS", 20)
+    monkeypatch.setattr("transforms.expand.PAGE_PAIRS", 20)
     for max_pairs in (10, 10**6):  # of few files, and of many
         begun.append([])
         found = run(new, 0.8, "--previous", before.output, "--max_pairs", max_pairs)
@@ -196,3 +195,8 @@ def test_more_dimensions_than_the_proof_is_for_are_refused(
     monkeypatch.setattr("jobs.found_plan.MOST_DIMS", 16)
     assert run(write_dataset(tmp_path / "most", clustered(50, 16)), 0.8).status == 0
     assert run(write_dataset(tmp_path / "more", clustered(50, 17)), 0.8).status == 2
+
+
+def test_a_flag_cut_short_is_named_in_full(run: Miner, tmp_path: Path) -> None:
+    found = run(tmp_path, 0.8, "--dup", "collapse")
+    assert found.status == 2 and "--dup: no such flag; did you mean --duplicates?" in found.stderr
