@@ -100,7 +100,8 @@ def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[arg
     known = {*own._option_string_actions, *beams._option_string_actions}
     for flag in (a.split("=", 1)[0] for a in rest if a.startswith("-")):
         if flag not in known:
-            nearest = difflib.get_close_matches(flag, sorted(known), 1, 0.5)
+            longer = [name for name in own._option_string_actions if name.startswith(flag)]
+            nearest = longer or difflib.get_close_matches(flag, sorted(known), 1, 0.5)
             raise InputError(
                 f"{flag}: no such flag{f'; did you mean {nearest[0]}?' if nearest else ''} (--help lists all)"
             )

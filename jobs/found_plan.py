@@ -5,8 +5,9 @@ from typing import Any
 from schemas.dataset import Dataset, open_dataset
 from schemas.errors import InputError
 from schemas.splits import digest
+from transforms.bounds import MOST_DIMS
 
-WORK_VERSION = 1
+WORK_VERSION = 2
 """Raise it when files of work in progress change: a run never goes on with those of another version."""
 
 
@@ -24,7 +25,7 @@ def check_min_score(min_score: float | None) -> None:
 
 
 def open_embeddings(flag: str, uri: str) -> Dataset:
-    """The dataset at `uri`. Raises InputError unless its rows are compared by cosine."""
+    """The dataset at `uri`. Raises InputError unless its rows are compared by cosine, by a bound that is proven."""
     dataset = open_dataset(uri)
     manifest = dataset.manifest
     if manifest.kind != "embeddings":
@@ -34,6 +35,11 @@ def open_embeddings(flag: str, uri: str) -> Dataset:
         raise InputError(
             f"{flag} {uri}: its model {model.name} is compared by '{model.similarity}', and pairs are found by "
             "cosine; embed it with --normalize true"
+        )
+    if model.dim > MOST_DIMS:
+        raise InputError(
+            f"{flag} {uri}: its vectors have {model.dim:,} dimensions, and the bound that makes the search exact is "
+            f"proven for up to {MOST_DIMS:,}; embed it with --truncate_dim"
         )
     return dataset
 

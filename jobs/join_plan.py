@@ -6,8 +6,6 @@ import time
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.found_plan import WORK_VERSION, check_min_score, check_numbers, open_embeddings, rows_digest
 from schemas import storage
@@ -19,12 +17,12 @@ from schemas.model import ASKED_OF
 from schemas.pairs import WORK_FOLDER
 from schemas.splits import digest
 from transforms.bounds import Filter, whole_filter
-from transforms.device import choose_device, cpu_threads
+from transforms.device import cpu_threads
 from transforms.expand import MOST_PAIRS
 from transforms.inputs import check_output
 from transforms.join_matches import Matching
 from transforms.join_publish import JoinPlan
-from transforms.loaded_blocks import block_rows, row_bytes
+from transforms.loaded_blocks import block_rows, comparing_device, row_bytes
 from transforms.row_blocks import Rows, Source, unit_sample
 from transforms.tuning import (
     SAMPLE_ROWS,
@@ -93,41 +91,44 @@ class _Side:
     """Queries or corpus, with a sample."""
 
     rows: Rows
-    sample: pa.Table
     units: np.ndarray
 
     @classmethod
     def of(cls, dataset: Dataset) -> "_Side":
         rows = Rows(dataset)
-        sample = rows.sample(SAMPLE_ROWS)
-        return cls(rows, sample, unit_sample(sample))
+        return cls(rows, unit_sample(rows.sample(SAMPLE_ROWS)))
 
-    def bytes_per_row(self, with_text: bool) -> int:
-        text = pc.mean(pc.binary_length(self.sample["text"])).as_py() if with_text and len(self.units) else 0
-        return row_bytes(self.rows.dataset.manifest.fingerprint.dim) + round(text)
+    def block_rows(self, config: JoinConfig, workers: int, match_bytes: int = 0) -> int:
+        """match_bytes: of the matches that are kept of each row"""
+        more = match_bytes + (self.rows.mean_text_bytes() if config.with_text else 0)
+        each = row_bytes(self.rows.dataset.manifest.fingerprint.dim)
+        return block_rows(config.memory_mb, each, len(self.rows), workers, more)
 
 
-def make_plan(config: JoinConfig, queries: Dataset, corpus: Dataset, workers: int) -> tuple[JoinPlan, Filter]:
+def make_plan(
+    config: JoinConfig, queries: Dataset, corpus: Dataset, workers: int, text: bool = False
+) -> tuple[JoinPlan, Filter]:
     """The plan, and the filter that suits the data.
 
     workers: processes on this machine that share the work; 0 where they are elsewhere
+    text: the queries were text, of which some may have been rejected
 
     Raises:
         InputError: vectors that have no cosine, or more matches than anybody wants.
     """
     started = time.time()
     if workers:
-        choose_device(config.device)
+        comparing_device(config.device)
     there = _Side.of(corpus)
     here = there if config.itself else _Side.of(queries)
     estimate = _estimate(config, here, there)
     base = newest_manifest(config.output)
     options = _recorded_options(config, queries, corpus)
+    rejected = tuple(queries.manifest.rejects) if text else ()
+    if rejected:  # they are counted, and may be listed
+        options["rejected"] = [entry.name for entry in rejected]
     top_k = min(config.top_k or 0, max(len(there.rows), 1))
-    rows_of_side = [
-        block_rows(config.memory_mb, side.bytes_per_row(config.with_text) + more, len(side.rows), workers)
-        for side, more in ((here, top_k * BYTES_PER_MATCH), (there, 0))
-    ]
+    rows_of_side = [here.block_rows(config, workers, top_k * BYTES_PER_MATCH), there.block_rows(config, workers)]
     matching = Matching(
         queries=Source.of(queries),
         corpus=Source.of(corpus),
@@ -163,6 +164,7 @@ def make_plan(config: JoinConfig, queries: Dataset, corpus: Dataset, workers: in
         query_rows=len(here.rows),
         corpus_rows=len(there.rows),
         keep_unmatched=config.keep_unmatched,
+        rejected=rejected,
     )
     return plan, choice
 

@@ -36,11 +36,15 @@ def embed_queries(args: argparse.Namespace, corpus: ModelFingerprint, options: P
     config = EmbedConfig(
         input=tuple(args.queries),
         output=storage.join(args.output, QUERIES_FOLDER),
-        read=ReadOptions(text_column=args.text_column, id_column=args.id_column),
+        read=ReadOptions(
+            text_column=args.text_column, id_column=args.id_column, max_record_bytes=args.max_record_bytes
+        ),
         encode=encode,
         format=args.format,
         id_from=args.id_from,
         duplicate_ids=args.duplicate_ids,
+        max_error_rate=args.max_error_rate,
+        skip_bad_files=args.skip_bad_files,
     )
     try:
         embed.Run.settle(config, model, options).go()

@@ -17,11 +17,11 @@ from schemas.pairs import KIND, WORK_FOLDER
 from schemas.splits import digest
 from transforms.bounds import Filter, whole_filter
 from transforms.carry_over import Previous
-from transforms.device import choose_device, cpu_threads
+from transforms.device import cpu_threads
 from transforms.duplicate_texts import Limits
 from transforms.expand import MOST_PAIRS, Comparison
 from transforms.inputs import check_output
-from transforms.loaded_blocks import block_rows, row_bytes
+from transforms.loaded_blocks import block_rows, comparing_device, row_bytes
 from transforms.publish_pairs import MinePlan
 from transforms.row_blocks import Rows, Source, unit_sample
 from transforms.tuning import SAMPLE_ROWS, Estimate, estimate_pairs, fit_filter, threshold_for
@@ -65,17 +65,20 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
     dataset = open_embeddings("--input", config.input)
     check_output(config.output, [config.input], [], KIND)
     if workers:
-        choose_device(config.device)
+        comparing_device(config.device)
     rows = Rows(dataset)
     sample = rows.sample(SAMPLE_ROWS)
     units = unit_sample(sample)
     choice, estimate = whole_filter(dataset.manifest.fingerprint.dim), Estimate(0, 0, 0)
     if len(rows) > 1:
         choice = fit_filter(units, config.min_score, pairs=len(rows) * (len(rows) - 1) / 2)
-        estimate = _estimate(config, sample, units, len(rows))
+        estimate = _estimate(config, rows, sample, units)
     base = newest_manifest(config.output)
     options = _recorded_options(config, dataset)
-    each = block_rows(config.memory_mb, row_bytes(dataset.manifest.fingerprint.dim), len(rows), workers)
+    text_bytes = rows.mean_text_bytes() if config.with_text else 0
+    each = block_rows(
+        config.memory_mb, row_bytes(dataset.manifest.fingerprint.dim), len(rows), workers, more_bytes=text_bytes
+    )
     previous = _previous(config, dataset)
     comparison = Comparison(
         source=Source.of(dataset),
@@ -157,10 +160,15 @@ def _recorded_options(config: MineConfig, dataset: Dataset) -> dict[str, Any]:
     return {name: getattr(config, name) for name in asked} | {"rows": rows_digest(dataset), "scores": SCORE_VERSION}
 
 
-def _estimate(config: MineConfig, sample: pa.Table, units: np.ndarray, n_rows: int) -> Estimate:
+def _estimate(config: MineConfig, rows: Rows, sample: pa.Table, units: np.ndarray) -> Estimate:
     """Pairs to expect. Raises InputError where they are too many and it was not said how many to keep."""
-    first = np.unique(sample.column("text").to_numpy(), return_index=True)[1]
+    n_rows = len(rows)
+
+    def firsts() -> np.ndarray:  # of equal texts
+        return np.unique(rows.text_digests(sample.column("row").to_numpy()), return_index=True)[1]
+
     if config.duplicates == "collapse" or config.top_k:  # neither makes all pairs of equal texts
+        first = firsts()
         n_rows = max(round(n_rows * len(first) / len(units)), len(first))
         units = units[np.sort(first)]
     estimate = estimate_pairs(units, n_rows, config.min_score)
@@ -168,7 +176,7 @@ def _estimate(config: MineConfig, sample: pa.Table, units: np.ndarray, n_rows: i
         fits = threshold_for(units, n_rows, MOST_PAIRS)
         advice = [f"--min_score {fits:.2f} fits"] if fits < 1 else []
         advice += ["--max_pairs N keeps the best"]
-        if config.duplicates == "expand" and len(first) < len(units):
+        if config.duplicates == "expand" and len(firsts()) < sample.num_rows:
             advice.append("--duplicates collapse reports equal texts once")
         raise InputError(
             f"--min_score {config.min_score}: makes about {estimate.pairs:,.0f} pairs ({estimate.low:,.0f} to "

@@ -16,6 +16,8 @@ KIND = "pairs"
 GROUPS_FOLDER, DUPLICATES_FOLDER, WORK_FOLDER = "_groups", "_duplicates", "_work"
 PART_PAIRS, PART_PAIRS_WITH_TEXT = 1 << 20, 1 << 17
 """Most pairs of a part."""
+PART_TEXT_BYTES = 256 << 20
+"""Most text of a part: readers hold a column with offsets of 32 bits, and whoever writes it holds all of it."""
 ROW_GROUP_PAIRS = 1 << 16
 
 

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from jobs import join, mine
 from schemas.dataset import open_dataset
 from schemas.manifest import Manifest
 
@@ -48,6 +50,49 @@ def run_main(
     """The fields of `Found`."""
     capsys.readouterr()
     return main([*map(str, argv), "--output", str(output)]), *capsys.readouterr(), output
+
+
+Scores = dict[tuple[str, str], np.float32]
+Listed = list[tuple[str, str, int, np.float32]]
+
+
+class Mined(Found):
+    @property
+    def scores(self) -> Scores:
+        table = self.table
+        found = dict(zip(zip(table["id_a"], table["id_b"], strict=True), table["score"], strict=True))
+        assert len(found) == len(table), "a pair is there twice"
+        return found
+
+
+class Miner:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys, self.runs = folder, capsys, 0
+
+    def __call__(self, source: Path, min_score: float, *flags: object, output: Path | None = None) -> Mined:
+        self.runs += 1
+        output = output or self.folder / f"pairs-{self.runs}"
+        argv = ["--input", source, "--min_score", min_score, *flags]
+        return Mined(*run_main(mine.main, argv, output, self.capsys))
+
+
+class Joined(Found):
+    @property
+    def listed(self) -> Listed:
+        """Query, match, rank and score, in the order of the parts."""
+        table = self.table
+        return list(zip(*(table[name] for name in ("query_id", "corpus_id", "rank", "score")), strict=True))
+
+
+class Joiner:
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys, self.runs = folder, capsys, 0
+
+    def __call__(self, queries: object, corpus: Path, *flags: object, output: Path | None = None) -> Joined:
+        self.runs += 1
+        output = output or self.folder / f"matches-{self.runs}"
+        argv = [*(["--queries", queries] if queries else []), "--corpus", corpus, *flags]
+        return Joined(*run_main(join.main, argv, output, self.capsys))
 
 
 KILLED = """

@@ -34,11 +34,14 @@ def brute_matches(
     return found
 
 
-def greedy(matches: Sequence[Match], query_ids: Sequence[str], corpus_ids: Sequence[str]) -> list[Match]:
-    """One to one: best first, ties by ids and then by rows, each whose two rows are free."""
+def greedy(
+    matches: Sequence[Match], query_ids: Sequence[str], corpus_ids: Sequence[str], itself: bool = False
+) -> list[Match]:
+    """One to one: best first, ties by ids and then by rows, each whose two rows are free. Of a dataset joined with
+    itself, a row is the same on both sides."""
     order = sorted(matches, key=lambda m: (-m[2], query_ids[m[0]], corpus_ids[m[1]], m[0], m[1]))
     rows: set[int] = set()
-    cols: set[int] = set()
+    cols: set[int] = rows if itself else set()
     kept = []
     for match in order:
         if match[0] not in rows and match[1] not in cols:

@@ -1,12 +1,13 @@
 """Pair files -> pair files with the best partners of each row alone.
 
-A pair stays if it is among the `top_k` best of either row, equal scores by the partner's id. First, of the rows of each
-block, what the k-th best partner is; then each file is read again with the bounds of its rows.
+A pair stays if it is among the `top_k` best of either row, equal scores by the partner's id and then by its row. First,
+of the rows of each block, what the k-th best partner is; then each file is read again with the bounds of its rows.
 """
 
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -15,43 +16,63 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
-from transforms.pair_files import score_bins
-from transforms.sorted_files import PairFile, open_work, put_tables, settle, settled
+from transforms.pair_files import ROW_GROUP_PAIRS, ROW_GROUP_TEXT_BYTES, score_bins
+from transforms.sorted_files import PairFile, open_work, parts_of, put_tables, settle, settled
 
-BOUND_COLUMNS = ["row", "score", "partner"]
+BOUND_COLUMNS = ["row", "score", "partner", "partner_row"]
+
+
+MOST_PARTNERS = 1 << 20
+"""Best partners of a block's rows that are held at a time."""
 
 
 def best_of_rows(table: pa.Table, top_k: int) -> pa.Table:
-    """The best `top_k` partners of each row, of row, score and partner; by row, best first."""
-    table = table.sort_by([("row", "ascending"), ("score", "descending"), ("partner", "ascending")])
+    """The best `top_k` partners of each row, of `BOUND_COLUMNS`; by row, best first."""
+    by = [("row", "ascending"), ("score", "descending"), ("partner", "ascending"), ("partner_row", "ascending")]
+    table = table.sort_by(by)
     rows = table.column("row").to_numpy()
     place = np.arange(len(rows)) - np.searchsorted(rows, rows)
     return table.filter(pa.array(place < top_k))
 
 
-def bounds_of_block(block: int, files: Iterable[str], work: str, block_rows: int, top_k: int) -> str:
-    """Puts the k-th best partner of each row of the block that has so many; the file's name."""
+def bounds_of_block(block: int, files: Iterable[tuple[str, int]], work: str, block_rows: int, top_k: int) -> str:
+    """Writes the k-th best partner of every row of the block that has at least k. Returns the file's name.
+
+    files: names, and how many pairs each has. Where partners would be too many to hold, the files are read once for
+    each of several ranges of the block's rows.
+    """
     name = f"bounds-{block}.parquet"
     if storage.stat(storage.join(work, name)) is not None:
         return name
-    best: pa.Table | None = None
-    for file in sorted(files):
-        with open_work(storage.join(work, file)) as opened:
-            pairs = pq.read_table(opened, columns=["id_a", "id_b", "score", "row_a", "row_b"])
-        sides = [_side(pairs, "a", "b", block, block_rows), _side(pairs, "b", "a", block, block_rows)]
-        best = best_of_rows(pa.concat_tables([*([best] if best is not None else []), *sides]), top_k)
-    assert best is not None
-    rows = best.column("row").to_numpy()
-    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    files = sorted(files)
+    partners = min(block_rows * top_k, 2 * sum(pairs for _, pairs in files))
+    edges = np.linspace(0, block_rows, -(-partners // MOST_PARTNERS) + 1).astype(np.int64) + block * block_rows
+    names = [file for file, _ in files]
+    bounds = [_bounds_of_rows(low, high, names, work, top_k) for low, high in itertools.pairwise(edges.tolist())]
     sink = io.BytesIO()
-    pq.write_table(best.filter(pa.array(place == top_k - 1)), sink)
+    pq.write_table(pa.concat_tables(bounds), sink)
     storage.create(storage.join(work, name), sink.getvalue())
     return name
 
 
-def _side(pairs: pa.Table, own: str, other: str, block: int, block_rows: int) -> pa.Table:
-    of_block = pairs.filter(pa.array(pairs.column(f"row_{own}").to_numpy() // block_rows == block))
-    return of_block.select([f"row_{own}", "score", f"id_{other}"]).rename_columns(BOUND_COLUMNS)
+def _bounds_of_rows(low: int, high: int, files: Sequence[str], work: str, top_k: int) -> pa.Table:
+    """The k-th best partners of rows `low` to `high` - 1, of `BOUND_COLUMNS`."""
+    best: pa.Table | None = None
+    for file in files:
+        with open_work(storage.join(work, file)) as opened:
+            pairs = pq.read_table(opened, columns=["id_a", "id_b", "score", "row_a", "row_b"])
+        sides = [_side(pairs, "a", "b", low, high), _side(pairs, "b", "a", low, high)]
+        best = best_of_rows(pa.concat_tables([*([best] if best is not None else []), *sides]), top_k)
+    assert best is not None
+    rows = best.column("row").to_numpy()
+    place = np.arange(len(rows)) - np.searchsorted(rows, rows)
+    return best.filter(pa.array(place == top_k - 1))
+
+
+def _side(pairs: pa.Table, own: str, other: str, low: int, high: int) -> pa.Table:
+    rows = pairs.column(f"row_{own}").to_numpy()
+    here = pairs.filter(pa.array((rows >= low) & (rows < high)))
+    return here.select([f"row_{own}", "score", f"id_{other}", f"row_{other}"]).rename_columns(BOUND_COLUMNS)
 
 
 def keep_best(file: PairFile, work: str) -> list[PairFile]:
@@ -68,7 +89,7 @@ def keep_best(file: PairFile, work: str) -> list[PairFile]:
 
 
 def _in_row_groups(table: pa.Table) -> Iterator[pa.Table]:
-    return (pa.Table.from_batches([batch]) for batch in table.combine_chunks().to_batches(1 << 14))
+    return parts_of([table], ROW_GROUP_PAIRS, ROW_GROUP_TEXT_BYTES)
 
 
 def _within(pairs: pa.Table, own: str, other: str, bounds: pa.Table) -> pa.ChunkedArray:
@@ -80,7 +101,9 @@ def _within(pairs: pa.Table, own: str, other: str, bounds: pa.Table) -> pa.Chunk
     place = np.minimum(np.searchsorted(bounded, rows), len(bounded) - 1)
     free = bounded[place] != rows
     scores, least = pairs.column("score").to_numpy(), bounds.column("score").to_numpy()[place]
-    by_id = pc.less_equal(pairs.column(f"id_{other}"), bounds.column("partner").take(pa.array(place))).to_numpy()
+    ids, last = pairs.column(f"id_{other}"), bounds.column("partner").take(pa.array(place))
+    by_row = pairs.column(f"row_{other}").to_numpy() <= bounds.column("partner_row").to_numpy()[place]
+    by_id = pc.less(ids, last).to_numpy() | (pc.equal(ids, last).to_numpy() & by_row)
     return pa.chunked_array([pa.array(free | (scores > least) | ((scores == least) & by_id))])
 
 
@@ -104,11 +127,11 @@ class KeepBestPartners(beam.PTransform):
         return files | "KeepBest" >> beam.FlatMap(_keep_when_ready, ready, self.work)
 
 
-def _names_by_block(file: PairFile) -> list[tuple[int, str]]:
-    return [(block, file.name) for block in file.blocks]
+def _names_by_block(file: PairFile) -> list[tuple[int, tuple[str, int]]]:
+    return [(block, (file.name, file.pairs)) for block in file.blocks]
 
 
-def _bounds(keyed: tuple[int, Iterable[str]], work: str, block_rows: int, top_k: int) -> str:
+def _bounds(keyed: tuple[int, Iterable[tuple[str, int]]], work: str, block_rows: int, top_k: int) -> str:
     return bounds_of_block(*keyed, work, block_rows, top_k)
 
 

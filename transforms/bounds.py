@@ -38,6 +38,7 @@ import dataclasses
 import functools
 import hashlib
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ warnings.filterwarnings("ignore", "The given NumPy array is not writable")
 
 UNIT = 2.0**-24
 """Half the distance from 1 to the next float32."""
+MOST_DIMS = 10_000
+"""For which LONGEST holds."""
 LONGEST = 1 + 1e-6
 SLACK = 3e-6
 CODE_SLACK = 3e-7
@@ -58,29 +61,67 @@ ROW_MULTIPLE, WIDTH_MULTIPLE = 32, 8
 """What int8 products on CUDA ask for; zero rows and columns of codes change no product."""
 
 
+class Rotation(NamedTuple):
+    """A random rotation, by what it is made from. A cosine transform behind random signs (Ailon and Chazelle, The fast
+    Johnson-Lindenstrauss transform, 2009): it spreads a vector as well as any, and there is nothing to factorise."""
+
+    dims: int
+    seed: int = 0
+
+    def matrix(self) -> np.ndarray:
+        """`(dims, dims)` float64, orthonormal."""
+        places, rows = np.arange(self.dims), np.empty((self.dims, self.dims))
+        for some in chunks(self.dims):
+            turns = (2 * places + 1) * places[some, None] % (4 * self.dims)  # a cosine of many turns would be off
+            rows[some] = np.cos(np.pi / (2 * self.dims) * turns) * np.sqrt(2 / self.dims)
+        rows[0] /= np.sqrt(2)
+        rows *= np.random.default_rng(self.seed).choice([-1.0, 1.0], self.dims)
+        return rows
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Filter:
-    """How vectors become codes. Picklable; ships to workers as a side input, so that all blocks meet one filter.
+    """How vectors become codes. Picklable, and small then: ships to workers as a side input, so that all blocks of a
+    process meet one filter. It is built once a process.
 
     basis: (dims - 1, d) float64 orthonormal rows; None takes all of a vector and no rest
-    rotation: (dims, dims) float64 orthonormal, spreads a vector evenly over its codes; coordinates as codes do without
+    rotation: (dims, dims) float64 orthonormal, or what it is made from; spreads a vector evenly over its codes;
+        coordinates as codes do without
     why: a sentence for the user
     """
 
     basis: np.ndarray | None
-    rotation: np.ndarray
+    rotation: np.ndarray | Rotation
     why: str = ""
 
     def __post_init__(self) -> None:
         for rows in (self.basis, self.rotation):
-            if rows is not None and on_one_thread(functools.partial(_off_orthonormal, torch.from_numpy(rows))) > 1e-12:
-                raise ValueError("a filter's rows must be orthonormal, or its bound does not hold")
+            if isinstance(rows, np.ndarray):
+                _check_orthonormal(rows)
+
+    def __reduce__(self) -> Any:
+        """Of a basis, axes in half precision: a worker makes them orthonormal again, and any orthonormal rows will do
+        that all blocks of its process meet."""
+        if not isinstance(self.rotation, Rotation):
+            return Filter, (self.basis, self.rotation, self.why)
+        packed = None if self.basis is None else self.basis.astype(np.float16).tobytes()
+        return _unpacked, (packed, len(self.basis) if self.basis is not None else 0, self.rotation, self.why)
+
+    @property
+    def dims(self) -> int:
+        """Of z."""
+        return self.rotation.dims if isinstance(self.rotation, Rotation) else len(self.rotation)
+
+    def matrix(self) -> np.ndarray:
+        """The rotation, `(dims, dims)` float64. Not checked where it is made: a test has checked how it is made."""
+        return self.rotation.matrix() if isinstance(self.rotation, Rotation) else self.rotation
 
     @functools.cached_property
     def projection(self) -> tuple[torch.Tensor, np.ndarray]:
         """`(dims, d)` float32, a vector's part of z, and `(dims,)`, where the length of its rest goes."""
-        whole = self.rotation if self.basis is None else self.rotation[:, :-1] @ self.basis
-        return torch.from_numpy(whole.astype(np.float32)), self.rotation[:, -1].astype(np.float32)
+        turn = self.matrix()
+        whole = turn if self.basis is None else turn[:, :-1] @ self.basis
+        return torch.from_numpy(whole.astype(np.float32)), turn[:, -1].astype(np.float32)
 
     @property
     def moved(self) -> float:
@@ -91,17 +132,37 @@ class Filter:
     @property
     def longer(self) -> float:
         """Of |z|^2, without the rest, as computed: by so much it is off at most."""
-        return 2.1 * self.moved + len(self.rotation) * 2 * UNIT
+        return 2.1 * self.moved + self.dims * 2 * UNIT
 
     @property
     def name(self) -> str:
-        return f"{'whole' if self.basis is None else 'prefix'}-{len(self.rotation)}"
+        return f"{'whole' if self.basis is None else 'prefix'}-{self.dims}"
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Blocks compare only under one filter."""
-        arrays = [b"-" if rows is None else rows.tobytes() for rows in (self.basis, self.rotation)]
-        return hashlib.blake2b(b"|".join(arrays), digest_size=16).hexdigest()
+        made = isinstance(self.rotation, Rotation)
+        turn = repr(tuple(self.rotation)).encode() if made else self.rotation.tobytes()  # type: ignore[union-attr]
+        basis = b"-" if self.basis is None else self.basis.tobytes()
+        return hashlib.blake2b(b"|".join([basis, turn]), digest_size=16).hexdigest()
+
+
+@functools.lru_cache(maxsize=2)
+def _unpacked(packed: bytes | None, rows: int, rotation: Rotation, why: str) -> Filter:
+    """What was pickled; one and the same in a process."""
+    if packed is None:
+        return Filter(None, rotation, why)
+    axes = np.frombuffer(packed, np.float16).reshape(rows, -1).astype(np.float64)
+    return Filter(on_one_thread(lambda: _orthonormal(axes)), rotation, why)
+
+
+def _orthonormal(axes: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(torch.linalg.qr(torch.from_numpy(axes).t())[0].t().numpy())
+
+
+def _check_orthonormal(rows: np.ndarray) -> None:
+    if on_one_thread(functools.partial(_off_orthonormal, torch.from_numpy(rows))) > 1e-12:
+        raise ValueError("a filter's rows must be orthonormal, or its bound does not hold")
 
 
 def _off_orthonormal(rows: torch.Tensor) -> float:
@@ -110,12 +171,12 @@ def _off_orthonormal(rows: torch.Tensor) -> float:
 
 def whole_filter(dims: int, seed: int = 0) -> Filter:
     """Codes of all dimensions."""
-    return Filter(None, _random_rotation(dims, seed))
+    return Filter(None, Rotation(dims, seed))
 
 
 def prefix_filter(axes: np.ndarray, dims: int, seed: int = 0) -> Filter:
     """Codes of the first `dims - 1` of `principal_axes`, and of the length of the rest; 1 < dims <= d."""
-    return Filter(np.ascontiguousarray(axes[: dims - 1]), _random_rotation(dims, seed))
+    return Filter(np.ascontiguousarray(axes[: dims - 1]), Rotation(dims, seed))
 
 
 def principal_axes(sample: np.ndarray) -> np.ndarray:
@@ -123,16 +184,6 @@ def principal_axes(sample: np.ndarray) -> np.ndarray:
     wide = torch.from_numpy(sample).double()
     _, axes = torch.linalg.eigh(wide.t() @ wide)
     return np.ascontiguousarray(axes.numpy()[:, ::-1].T)
-
-
-def _random_rotation(dims: int, seed: int) -> np.ndarray:
-    """A cosine transform behind random signs (Ailon and Chazelle, The fast Johnson-Lindenstrauss transform, 2009): it
-    spreads a vector as well as any rotation, and there is nothing to factorise."""
-    places = np.arange(dims)
-    turns = (2 * places + 1) * places[:, None] % (4 * dims)  # a cosine of many turns would be off
-    rows = np.cos(np.pi / (2 * dims) * turns) * np.sqrt(2 / dims)
-    rows[0] /= np.sqrt(2)
-    return rows * np.random.default_rng(seed).choice([-1.0, 1.0], dims)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,7 +213,7 @@ class PreparedBlock:
 
 def prepare(vectors: np.ndarray, filter: Filter, device: str = "cpu", threads: int = 1) -> PreparedBlock:
     """`(n, d)` vectors of any length -> block. Raises ValueError naming zero and non-finite rows (as `normalize`)."""
-    vectors, dims = checked(vectors), len(filter.rotation)
+    vectors, dims = checked(vectors), filter.dims
     norms, near = np.empty(len(vectors)), np.empty(len(vectors), dtype=bool)
     dtype, whole = code_dtype(device, dims), filter.basis is None
     coordinates = whole and dtype == torch.bfloat16

@@ -61,6 +61,7 @@ def once_collapsed(source: Source, previous: Previous) -> np.ndarray:
         return np.empty(0, np.int64)
     ids, numbers = old_rows(source, previous)
     known = pa.chunked_array([chunk for column in collapsed for chunk in column.chunks], pa.string())
+    known = known.cast(ids.type)
     return numbers[np.asarray(pc.is_in(ids, value_set=known))]
 
 
@@ -74,6 +75,7 @@ def carry_over(
         return done
     dataset = rows_of(previous.pairs).dataset
     table = dataset.read_part(dataset.manifest.parts[number], ["id_a", "id_b", "score"])
+    table = table.cast(pa.schema([("id_a", pa.large_string()), ("id_b", pa.large_string()), ("score", pa.float32())]))
     table = table.filter(pa.array(table.column("score").to_numpy() >= np.float32(min_score)))
     ids, numbers = old_rows(source, previous)
     places = [pc.index_in(table.column(side), value_set=ids) for side in ("id_a", "id_b")]
@@ -81,7 +83,7 @@ def carry_over(
     table = table.filter(there)
     row_a, row_b = (numbers[place.filter(there).to_numpy()] for place in places)
     pairs = _found(table, row_a, row_b, source, with_text).in_order()
-    return settle(work, name, [write_pairs(work, name, pairs, block_rows)] if table.num_rows else [])
+    return settle(work, name, write_pairs(work, name, pairs, block_rows))
 
 
 def _found(table: pa.Table, row_a: np.ndarray, row_b: np.ndarray, source: Source, with_text: bool) -> FoundPairs:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
@@ -13,18 +13,19 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from transforms.bounds import Filter
-from transforms.device import choose_device
 from transforms.duplicate_texts import DuplicateGroups, load_groups
-from transforms.expand import Comparison, expanded, pairs_of_equal_texts, portions
-from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, LoadedBlock, Rectangle, load_rows
+from transforms.expand import Comparison, Expansion
+from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, LoadedBlock, Rectangle, comparing_device, load_rows
 from transforms.pair_files import BINS, FoundPairs, bins_of, write_pairs
 from transforms.progress import PROGRESS
 from transforms.row_blocks import RowBlock, rows_of
 from transforms.similarity import Pairs, pairs_in_blocks, tile_of, tiles
 from transforms.sorted_files import PairFile, settle, settled
 
-FILE_PAIRS = 1 << 20
+FILE_PAIRS = 1 << 19
 """Pairs that are held before they go to a file."""
+LEAST_HELD_PAIRS = 1 << 16
+"""Pairs that are held at least before the best of them are looked for."""
 
 
 def load_block(
@@ -64,7 +65,11 @@ class Floor:
         self.counts += np.bincount(bins_of(scores), minlength=BINS)
         reached = np.flatnonzero(np.cumsum(self.counts[::-1]) >= self.n)
         if len(reached):
-            self.floor = max(self.floor, (BINS - 1 - int(reached[0])) / BINS)
+            self.reach((BINS - 1 - int(reached[0])) / BINS)
+
+    def reach(self, score: float) -> None:
+        """Raises the floor to a score that `n` pairs are known to have, or more than it."""
+        self.floor = max(self.floor, score)
 
 
 class _Held:
@@ -77,9 +82,9 @@ class _Held:
         self.lock = threading.Lock()
 
 
-def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: bool) -> Iterator[Pairs]:
-    """Pairs of rows of two blocks, by their place in the block, a million or so at a time. With `max_pairs`, all that
-    may be among the best come at once."""
+def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor) -> Iterator[Pairs]:
+    """Pairs of rows of two blocks, by their place in the block, a million or so at a time; of `max_pairs`, so many that
+    they can raise the floor."""
     same = a is b
     todo = [
         t
@@ -94,18 +99,12 @@ def compare(a: LoadedBlock, b: LoadedBlock, job: Comparison, floor: Floor, new: 
         return floor.floor
 
     held: list[Pairs] = []
-    pairs, full = 0, FILE_PAIRS
+    pairs, full = 0, min(floor.n or FILE_PAIRS, FILE_PAIRS)
     for found in pairs_in_blocks(a.prepared, b.prepared, least, same=same, threads=job.threads):
-        if floor.n and new:
-            floor.add(found.scores)
         held.append(found)
         pairs += len(found.scores)
-        if pairs >= full and floor.n:
-            held = [_above(_joined(held), floor.floor)]
-            pairs = len(held[0].scores)
-            full = max(FILE_PAIRS, 2 * pairs)
-        elif pairs >= full:
-            yield _joined(held)
+        if pairs >= full:
+            yield _above(_joined(held), floor.floor)
             held, pairs = [], 0
     PROGRESS.add(pairs=total - each * len(todo))
     yield _above(_joined(held), floor.floor)
@@ -119,6 +118,38 @@ def _joined(found: list[Pairs]) -> Pairs:
 def _above(found: Pairs, floor: float) -> Pairs:
     keep = found.scores >= np.float32(floor)
     return Pairs(found.rows_a[keep], found.rows_b[keep], found.scores[keep])
+
+
+def in_files(pages: Iterable[FoundPairs], floor: Floor, new: bool) -> Iterator[FoundPairs]:
+    """Pages of two blocks' pairs -> the pairs of each file, in order.
+
+    Of `floor.n`, as soon as twice as many are held, those that are not among the best `n` of them are dropped, ties by
+    ids and rows; so what is held does not grow with what the threshold lets through. The score of the last of them is
+    one that `n` pairs reach.
+
+    new: whether these pairs were not counted before
+    """
+    full = min(max(2 * floor.n, LEAST_HELD_PAIRS), FILE_PAIRS) if floor.n else FILE_PAIRS
+    held: list[FoundPairs] = []
+    pairs = 0
+    for page in pages:
+        if floor.n:
+            page = page.where(page.scores >= np.float32(floor.floor)).of_two_ids()
+            if new:
+                floor.add(page.scores)
+        held.append(page)
+        pairs += len(page)
+        if pairs < full:
+            continue
+        best = FoundPairs.joined(held).in_order(floor.n)
+        held, pairs = [best], len(best)
+        if floor.n and pairs == floor.n:
+            floor.reach(float(best.scores[-1]))
+        if not floor.n or 2 * pairs > full:
+            yield best
+            held, pairs = [], 0
+    if pairs:
+        yield FoundPairs.joined(held).in_order(floor.n)
 
 
 def pairs_of(rows_a: int, rows_b: int, same: bool) -> int:
@@ -149,7 +180,7 @@ class _CompareBlocks(beam.DoFn):
         self.found = Metrics.counter("mine", "pairs_found")
 
     def setup(self) -> None:
-        self.job = dataclasses.replace(self.job, device=choose_device(self.job.device))
+        self.job = dataclasses.replace(self.job, device=comparing_device(self.job.device))
         self.held: _Held = self.shared.acquire(lambda: _Held(self.job))
 
     def process(self, square: Rectangle, duplicates: str, filter: Filter) -> Iterator[PairFile]:
@@ -172,10 +203,11 @@ class _CompareBlocks(beam.DoFn):
             return done
         compared = 0
         files: list[PairFile] = []
-        for left, right in self._sides(a, b, groups, filter):
+        for side, (left, right) in enumerate(self._sides(a, b, groups, filter)):
             compared += pairs_of(len(left.numbers), len(right.numbers), left is right)
-            found = self._pairs(f"{name}-{len(files)}", a, left, right, groups)
-            files += [write_pairs(self.job.work, name, pairs, self.job.block_rows) for pairs in found if len(pairs)]
+            new = self.held.floor.begin(f"{name}-{side}")
+            for pairs in in_files(self._pages(a, left, right, groups), self.held.floor, new):
+                files += write_pairs(self.job.work, name, pairs, self.job.block_rows)
         self.compared.inc(compared)
         PROGRESS.add(pairs=all_pairs - compared)  # known, or of rows that a representative stands for
         return settle(self.job.work, name, files)
@@ -200,15 +232,12 @@ class _CompareBlocks(beam.DoFn):
             if other is not None:
                 yield (other, new) if old_a else (new, other)
 
-    def _pairs(
-        self, item: str, block: RowBlock, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups
-    ) -> Iterator[FoundPairs]:
-        limit = self.job.limits.max_pairs
+    def _pages(self, block: RowBlock, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups) -> Iterator[FoundPairs]:
+        expansion = Expansion(a, b, groups, self.job)
         if a is b and self.job.expand:
-            yield pairs_of_equal_texts(block, a, groups, self.job.limits).in_order(limit)
-        for found in compare(a, b, self.job, self.held.floor, self.held.floor.begin(item)):
+            yield from expansion.of_equal_texts(block)
+        for found in compare(a, b, self.job, self.held.floor):
             if self.job.previous and self.job.expand:  # pairs of one text are not left to their vectors
                 other = ~groups.same_text(a.numbers[found.rows_a], b.numbers[found.rows_b])
                 found = Pairs(found.rows_a[other], found.rows_b[other], found.scores[other])
-            for some in portions(found, a, b, groups, self.job):
-                yield expanded(some, a, b, groups, self.job).in_order(limit)
+            yield from expansion.pages(found)

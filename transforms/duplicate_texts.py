@@ -6,7 +6,6 @@ rows, since most rows are nobody's duplicate.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,6 +26,16 @@ def ragged_arange(counts: np.ndarray) -> np.ndarray:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
+def pages_of(counts: np.ndarray, most: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `np.repeat(np.arange(n), counts)` and `ragged_arange(counts)`, at most so many at a time."""
+    ends = np.cumsum(counts)
+    total = int(ends[-1]) if len(ends) else 0
+    for low in range(0, total, most):
+        places = np.arange(low, min(low + most, total))
+        lines = np.searchsorted(ends, places, side="right")
+        yield lines, places - (ends - counts)[lines]
+
+
 class Limits(NamedTuple):
     """Of pairs with one score, how many can come to matter: what keeps a million equal rows from 5 x 10^11 pairs."""
 
@@ -36,11 +45,16 @@ class Limits(NamedTuple):
     def across(self, i: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Of the i-th member of a group, by id, how many of the first of another group with `sizes` members count.
 
-        A pair of the i-th and the j-th is behind (i + 1)(j + 1) - 1 others; a row's partners are by id.
+        A row's partners are by id, and one of them may have the row's own id: it is no partner, so one more counts. A
+        pair of the i-th and the j-th is behind (i + 1)(j + 1) - 1 others, of which up to min(i, j) + 1 have one id.
         """
         if self.top_k:
-            return np.where(i < self.top_k, sizes, np.minimum(sizes, self.top_k))
-        return np.minimum(sizes, self.max_pairs // (i + 1)) if self.max_pairs else sizes
+            most = self.top_k + 1
+            return np.where(i < most, sizes, np.minimum(sizes, most))
+        if not self.max_pairs:
+            return sizes
+        most = np.minimum(self.max_pairs // (i + 1) + 1, self.max_pairs // np.maximum(i, 1) + (i == 0))
+        return np.minimum(sizes, most)
 
     def within(self, i: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """Of the i-th member of a group, by id, how many of those that follow it count."""
@@ -117,18 +131,19 @@ class DuplicateGroups:
         place = np.minimum(np.searchsorted(self.representatives, rows), len(self.representatives) - 1)
         return place, self.representatives[place] == rows
 
-    def within(self, start: int, stop: int, limits: Limits) -> tuple[np.ndarray, np.ndarray]:
+    def lines(self, start: int, stop: int, limits: Limits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Pairs inside the groups whose representative is a row from `start` to `stop` - 1, and with the old rows of
-        their text: places in `members`. Not pairs of two old rows."""
+        their text; not pairs of two old rows. A line for each member: its place in `members`, the place of its first
+        partner, and how many partners follow one another from there."""
         low, high = np.searchsorted(self.representatives, [start, stop])
         groups = low + np.flatnonzero(~self.old[low:high])
         shared, twins = self._twins(groups)
         members, counts = self._inside(groups, limits)
-        left = np.repeat(members, counts)
-        members, across = self._across(shared, twins, limits)
-        firsts = np.repeat(np.repeat(self.offsets[twins], np.diff(self.offsets)[shared]), across)
-        right = np.concatenate([left + 1 + ragged_arange(counts), firsts + ragged_arange(across)])
-        return np.concatenate([left, np.repeat(members, across)]), right
+        news, across = self._across(shared, twins, limits)
+        firsts = np.repeat(self.offsets[twins], np.diff(self.offsets)[shared])
+        columns = ((members, news), (members + 1, firsts), (counts, across))
+        left, first, counts = (np.concatenate(column) for column in columns)
+        return left, first, counts
 
     def pairs_within(self, limits: Limits) -> int:
         """How many pairs the groups make by themselves."""
@@ -161,11 +176,10 @@ class DuplicateGroups:
 
 def hash_texts(block: RowBlock, source: Source) -> Iterator[tuple[int, bytes]]:
     """Of each bucket, `(n, 3)` uint64 as bytes: two halves of the text's hash, and the row."""
-    texts = rows_of(source).read(block.start, block.stop, ["text"]).column("text").to_pylist()
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
-    hashed = np.empty((len(texts), 3), dtype=np.uint64)
-    hashed[:, :2] = np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2)
-    hashed[:, 2] = np.arange(block.start, block.stop)
+    numbers = np.arange(block.start, block.stop)
+    hashed = np.empty((len(numbers), 3), dtype=np.uint64)
+    hashed[:, :2] = rows_of(source).text_digests(numbers).view(np.uint64).reshape(-1, 2)
+    hashed[:, 2] = numbers
     buckets = hashed[:, 0] % BUCKETS
     for bucket in np.unique(buckets):
         yield int(bucket), hashed[buckets == bucket].tobytes()

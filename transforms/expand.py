@@ -1,4 +1,4 @@
-"""Pairs of representatives -> pairs of all the rows that they stand for."""
+"""Pairs of representatives -> pairs of all the rows that they stand for, so many at a time that memory holds them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from schemas.errors import RunFailed
 from transforms.carry_over import Previous
-from transforms.duplicate_texts import DuplicateGroups, Limits, ragged_arange
+from transforms.duplicate_texts import DuplicateGroups, Limits, pages_of, ragged_arange
 from transforms.loaded_blocks import LoadedBlock
 from transforms.pair_files import FoundPairs
 from transforms.row_blocks import RowBlock, Source
@@ -16,7 +16,8 @@ from transforms.similarity import Pairs
 
 MOST_PAIRS = 100_000_000
 """Nobody looks at more; a run that would make them says so and stops."""
-PORTION_PAIRS = 1 << 20
+PAGE_PAIRS = 1 << 18
+"""Most pairs that are expanded at a time: 15 MiB of numbers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,58 +36,78 @@ class Comparison:
     previous: Previous | None = None  # an earlier run, whose pairs are not compared again
 
 
-def portions(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> Iterator[Pairs]:
-    """Pairs of representatives, so many at a time that what they expand to can be held."""
-    if not (job.expand and len(groups.members)):
-        yield found
-        return
-    sizes = groups.spans(a.numbers[found.rows_a])[1] * groups.spans(b.numbers[found.rows_b])[1]
-    sizes = np.minimum(sizes, job.limits.max_pairs or MOST_PAIRS)
-    portion = np.cumsum(sizes) // PORTION_PAIRS
-    for some in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(portion)) + 1):
-        yield Pairs(found.rows_a[some], found.rows_b[some], found.scores[some])
+class Expansion:
+    """Pairs of two blocks' representatives, as pairs of all the rows that they stand for.
 
+    numbers, ids: of the rows of `a`, those of `b` and the members of all groups, in this order
+    """
 
-def expanded(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> FoundPairs:
-    """Pairs of representatives as pairs of all the rows that they stand for."""
-    starts_a, sizes_a = groups.spans(a.numbers[found.rows_a])
-    starts_b, sizes_b = groups.spans(b.numbers[found.rows_b])
-    if not job.expand:
-        sizes_a, sizes_b = np.ones_like(sizes_a), np.ones_like(sizes_b)
-    i = ragged_arange(sizes_a)
-    pair = np.repeat(np.arange(len(found.scores)), sizes_a)
-    counts = job.limits.across(i, sizes_b[pair])
-    if counts.sum() > MOST_PAIRS:
-        raise RunFailed(too_many(int(counts.sum())))
-    i, pair, j = np.repeat(i, counts), np.repeat(pair, counts), ragged_arange(counts)
-    first_member = len(a.ids) + len(b.ids)
+    def __init__(self, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGroups, job: Comparison) -> None:
+        self.a, self.b, self.groups, self.limits = a, b, groups, job.limits
+        self.grouped = job.expand and len(groups.members) > 0
+        blocks = [a] if a is b else [a, b]
+        self.second = 0 if a is b else len(a.ids)
+        self.first_member = self.second + len(b.ids)
+        more = [groups.ids] if self.grouped else []
+        self.ids = pa.concat_arrays([*(block.ids for block in blocks), *more])
+        self.numbers = np.concatenate([*(block.numbers for block in blocks), *([groups.members] if more else [])])
+        texts = [block.texts for block in blocks if block.texts is not None]
+        self.texts = pa.concat_arrays(texts) if texts else None
 
-    def side(block: LoadedBlock, rows: np.ndarray, starts: np.ndarray, k: np.ndarray, shift: int) -> list[np.ndarray]:
-        rows, starts = rows[pair], starts[pair]
-        member = np.where(starts >= 0, starts + k, 0)
-        alone = (starts < 0) | (not job.expand)
-        numbers = (
-            block.numbers[rows]
-            if not len(groups.members)
-            else np.where(alone, block.numbers[rows], groups.members[member])
-        )
-        return [numbers, np.where(alone, rows + shift, member + first_member), rows + shift]
+    def pages(self, found: Pairs) -> Iterator[FoundPairs]:
+        """Raises RunFailed where representatives stand for more pairs than anybody wants."""
+        if not self.grouped:
+            for start in range(0, len(found.scores), PAGE_PAIRS):
+                rows_a, rows_b, scores = (column[start : start + PAGE_PAIRS] for column in found)
+                yield self._page(rows_a, rows_b + self.second, scores, rows_a, rows_b + self.second)
+            return
+        for portion in self._portions(found):
+            yield from self._expanded(portion)
 
-    rows_a, ids_a, texts_a = side(a, found.rows_a, starts_a, i, 0)
-    rows_b, ids_b, texts_b = side(b, found.rows_b, starts_b, j, len(a.ids))
-    ids = pa.concat_arrays([a.ids, b.ids, groups.ids])
-    texts = pa.concat_arrays([a.texts, b.texts]) if a.texts is not None and b.texts is not None else None
-    return FoundPairs(rows_a, rows_b, found.scores[pair], ids_a, ids_b, texts_a, texts_b, ids, texts)
+    def _portions(self, found: Pairs) -> Iterator[Pairs]:
+        """The pairs, so many at a time that they expand to about a page; each that makes more, by itself."""
+        sizes = self._spans(self.a, found.rows_a)[1] * self._spans(self.b, found.rows_b)[1]
+        portion = np.cumsum(np.minimum(sizes, PAGE_PAIRS)) // PAGE_PAIRS
+        for some in np.split(np.arange(len(sizes)), np.flatnonzero(np.diff(portion)) + 1):
+            yield Pairs(*(column[some] for column in found))
 
+    def _expanded(self, found: Pairs) -> Iterator[FoundPairs]:
+        """A line for each member of the left row's group; of each line, pages of its partners."""
+        starts_a, sizes_a = self._spans(self.a, found.rows_a)
+        starts_b, sizes_b = self._spans(self.b, found.rows_b)
+        i, pair = ragged_arange(sizes_a), np.repeat(np.arange(len(found.scores)), sizes_a)
+        counts = self.limits.across(i, sizes_b[pair])
+        if counts.sum() > MOST_PAIRS:
+            raise RunFailed(too_many(int(counts.sum())))
+        for line, j in pages_of(counts, PAGE_PAIRS):
+            which = pair[line]
+            rows_a, rows_b = found.rows_a[which], found.rows_b[which]
+            ids_a = self._places(rows_a, starts_a[which], i[line])
+            ids_b = self._places(rows_b + self.second, starts_b[which], j)
+            yield self._page(ids_a, ids_b, found.scores[which], rows_a, rows_b + self.second)
 
-def pairs_of_equal_texts(block: RowBlock, loaded: LoadedBlock, groups: DuplicateGroups, limits: Limits) -> FoundPairs:
-    """Pairs inside the groups whose representative is in the block: equal texts score 1."""
-    left, right = groups.within(block.start, block.stop, limits)
-    stands = groups.representatives[np.searchsorted(groups.offsets, left, side="right") - 1]
-    texts = np.searchsorted(loaded.numbers, stands)
-    scores = np.ones(len(left), dtype=np.float32)
-    rows = groups.members[left], groups.members[right]
-    return FoundPairs(*rows, scores, left, right, texts, texts, groups.ids, loaded.texts)
+    def _spans(self, block: LoadedBlock, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.groups.spans(block.numbers[rows])
+
+    def _places(self, rows: np.ndarray, starts: np.ndarray, k: np.ndarray) -> np.ndarray:
+        """Places of the k-th members of the rows' groups; of the rows themselves where they are alone."""
+        return np.where(starts < 0, rows, self.first_member + starts + k)
+
+    def _page(
+        self, a: np.ndarray, b: np.ndarray, scores: np.ndarray, texts_a: np.ndarray, texts_b: np.ndarray
+    ) -> FoundPairs:
+        return FoundPairs(self.numbers[a], self.numbers[b], scores, a, b, texts_a, texts_b, self.ids, self.texts)
+
+    def of_equal_texts(self, block: RowBlock) -> Iterator[FoundPairs]:
+        """Pairs inside the groups whose representative is in the block, which is both `a` and `b`: they score 1."""
+        groups = self.groups
+        left, firsts, counts = groups.lines(block.start, block.stop, self.limits)
+        for line, k in pages_of(counts, PAGE_PAIRS):
+            members = left[line]
+            stands = groups.representatives[np.searchsorted(groups.offsets, members, side="right") - 1]
+            texts = np.searchsorted(self.a.numbers, stands)
+            a, b = self.first_member + members, self.first_member + firsts[line] + k
+            yield self._page(a, b, np.ones(len(line), dtype=np.float32), texts, texts)
 
 
 def too_many(pairs: int) -> str:

@@ -33,7 +33,8 @@ class JoinDatasets(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         job = self.plan.matching
         plan = begin | "Plan" >> beam.Create([self.plan])
-        filter = begin | "PackedFilter" >> beam.Create([pickle.dumps(self.filter)]) | beam.Map(pickle.loads)
+        packed = begin | "PackedFilter" >> beam.Create([pickle.dumps(self.filter)])
+        filter = packed | "UnpackFilter" >> beam.Map(pickle.loads)
         items = plan | "PlanRectangles" >> beam.FlatMap(_rectangles) | "ShareRectangles" >> beam.Reshuffle()
         files = {"items": items, "filter": filter} | FindMatches(job) | "MatchFiles" >> beam.Reshuffle()
         if job.top_k:

@@ -10,10 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.gather import Gather
-from transforms.join_matches import BY_QUERY, BY_SCORE, Matching, query_bins
-from transforms.pair_files import ROW_GROUP_PAIRS, merge_range, plan_ranges, score_bins
+from transforms.join_matches import BY_QUERY, BY_SCORE, Matching, bins_of_both_sides, query_bins
+from transforms.pair_files import (
+    FILE_TEXT_BYTES,
+    ROW_GROUP_PAIRS,
+    ROW_GROUP_TEXT_BYTES,
+    merge_range,
+    plan_ranges,
+    score_bins,
+)
 from transforms.row_blocks import rows_of
-from transforms.sorted_files import PairFile, Span, merge_files, parts_of, put_tables, settle, settled
+from transforms.sorted_files import Order, PairFile, Span, merge_files, parts_of, put_tables, settle, settled
+
+FILE_PAIRS = 1 << 19
+"""Most matches of a file."""
 
 
 def ranked(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
@@ -36,28 +46,36 @@ def best_of_block(block: int, names: Iterable[str], job: Matching) -> list[PairF
     span = Span("row_a", block * job.query_rows, (block + 1) * job.query_rows)
     merged = merge_files(job.work, sorted(set(names)), span, BY_QUERY)
     best = (t.filter(pc.less_equal(t["rank"], job.top_k)).drop_columns(["rank"]) for t in ranked(merged))
-    groups, bins = parts_of(best, ROW_GROUP_PAIRS), query_bins
     if job.one_to_one:
-        groups, bins = parts_of([pa.concat_tables(groups).sort_by(list(BY_SCORE))], ROW_GROUP_PAIRS), score_bins
-    return settle(job.work, name, [put_tables(job.work, name, groups, (block,), bins)])
+        files = in_files(best, BY_SCORE)
+        return settle(job.work, name, [put_tables(job.work, name, groups, (block,), score_bins) for groups in files])
+    files = in_files(best, BY_QUERY)
+    return settle(job.work, name, [put_tables(job.work, name, groups, (block,), query_bins) for groups in files])
+
+
+def in_files(tables: Iterable[pa.Table], order: Order) -> Iterator[Iterator[pa.Table]]:
+    """Tables -> row groups of files of bounded size, each in this order; no file where there are no rows."""
+    for table in parts_of(tables, FILE_PAIRS, FILE_TEXT_BYTES):
+        yield parts_of([table.sort_by(list(order))], ROW_GROUP_PAIRS, ROW_GROUP_TEXT_BYTES)
 
 
 def match_one_to_one(job: Matching, files: list[PairFile]) -> list[PairFile]:
     """The greedy matching: of all matches, best first and ties by ids, each is kept whose two rows are both still free.
 
-    One worker does it, since each choice rests on those before; it holds a byte for each row.
+    One worker does it, since each choice rests on those before; it holds a byte for each row. Of a dataset joined with
+    itself a row is the same on both sides.
     """
     name = "one-to-one"
     done = settled(job.work, name)
     if done is not None:
         return done
-    taken_a, taken_b = (bytearray(len(rows_of(source))) for source in (job.queries, job.corpus))
-    kept = []
-    for wanted in plan_ranges(files):
-        tables = [free_pairs(t, taken_a, taken_b) for t in merge_range(job.work, wanted, BY_SCORE)]
-        groups = parts_of([pa.concat_tables(tables).sort_by("row_a")], ROW_GROUP_PAIRS)
-        kept.append(put_tables(job.work, f"{name}-{wanted.number}", groups, (), query_bins))
-    return settle(job.work, name, [file for file in kept if file.pairs])
+    taken_a = bytearray(len(rows_of(job.queries)))
+    taken_b = taken_a if job.itself else bytearray(len(rows_of(job.corpus)))
+    bins = bins_of_both_sides if job.itself else query_bins
+    ranges = plan_ranges(files)
+    tables = (free_pairs(t, taken_a, taken_b) for wanted in ranges for t in merge_range(job.work, wanted, BY_SCORE))
+    kept = [put_tables(job.work, name, groups, (), bins) for groups in in_files(tables, BY_QUERY)]
+    return settle(job.work, name, kept)
 
 
 def free_pairs(table: pa.Table, taken_a: bytearray, taken_b: bytearray) -> pa.Table:

@@ -10,13 +10,19 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 
 from transforms.bounds import Filter
-from transforms.device import choose_device
-from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, LoadedBlock, Rectangle, load_rows, runs
+from transforms.loaded_blocks import (
+    HELD_BLOCKS,
+    LastUsed,
+    LoadedBlock,
+    Rectangle,
+    comparing_device,
+    load_rows,
+    runs,
+)
 from transforms.pair_files import BEST_FIRST, FoundPairs, ranks_of, score_bins
 from transforms.progress import PROGRESS
 from transforms.row_blocks import RowBlock, Source
@@ -30,7 +36,7 @@ QUERY_BIN = 1024
 """Rows of the queries that a file's bins count together."""
 BY_QUERY = (("row_a", "ascending"), ("score", "descending"), ("id_b", "ascending"), ("row_b", "ascending"))
 """Matches of one query best first; of equal scores that with the smaller id, of equal ids that which stands first."""
-BY_SCORE = (*BEST_FIRST, ("row_a", "ascending"), ("row_b", "ascending"))
+BY_SCORE = BEST_FIRST
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,17 +67,24 @@ def query_bins(table: pa.Table) -> np.ndarray:
     return table.column("row_a").to_numpy() // QUERY_BIN
 
 
+def bins_of_both_sides(table: pa.Table) -> np.ndarray:
+    """The same, and those of the rows that are matches: where a dataset is joined with itself, these are queries."""
+    return np.concatenate([table.column(f"row_{side}").to_numpy() for side in "ab"]) // QUERY_BIN
+
+
 class CorpusRun:
     """Blocks that follow one another in the corpus, as one.
 
     order: places in the run by id, rows of one id as they stand; ranks: where each place is in that order
+    id_ranks: of each place, the place of its id among all ids; equal ones have one
     """
 
     def __init__(self, blocks: Sequence[LoadedBlock]) -> None:
         self.blocks = blocks
         self.start = int(blocks[0].numbers[0])
         self.ends = np.cumsum([len(block.numbers) for block in blocks])
-        self.order = pc.sort_indices(pa.chunked_array([block.ids for block in blocks])).to_numpy().astype(np.int64)
+        self.id_ranks = ranks_of(pa.concat_arrays([block.ids for block in blocks]))
+        self.order = np.argsort(self.id_ranks, kind="stable")
         self.ranks = np.empty_like(self.order)
         self.ranks[self.order] = np.arange(len(self.order))
 
@@ -118,10 +131,10 @@ def best_matches(queries: LoadedBlock, run: CorpusRun, known: KnownBest, job: Ma
         best = add(queries.prepared, block.prepared, run.ranks[places], best)
         PROGRESS.add(pairs=len(queries.numbers) * len(block.numbers))
     there = best.ranks != NO_RANK
-    places = run.order[np.where(there, best.ranks, 0)]
-    known.add(TopK(best.scores, np.where(there, places + run.start, NO_RANK)))
+    in_run = run.order[np.where(there, best.ranks, 0)]
+    known.add(TopK(best.scores, np.where(there, in_run + run.start, NO_RANK)))
     rows = np.repeat(np.arange(len(best.ranks)), there.sum(axis=1))
-    found = Pairs(rows, places[there], best.scores[there])
+    found = Pairs(rows, in_run[there], best.scores[there])
     for start in range(0, len(rows), PORTION_PAIRS):
         yield _found(Pairs(*(column[start : start + PORTION_PAIRS] for column in found)), queries, run)
 
@@ -146,7 +159,7 @@ def all_matches(queries: LoadedBlock, run: CorpusRun, job: Matching) -> Iterator
 def _in_order(held: list[Pairs], queries: LoadedBlock, run: CorpusRun, job: Matching) -> FoundPairs:
     rows, places, scores = (np.concatenate(column) for column in zip(*held, strict=True))
     if job.one_to_one:
-        order = np.lexsort((run.ranks[places], ranks_of(queries.ids)[rows], -scores))
+        order = np.lexsort((places, rows, run.id_ranks[places], ranks_of(queries.ids)[rows], -scores))
     else:
         order = np.lexsort((run.ranks[places], -scores, rows))
     return _found(Pairs(rows[order], places[order], scores[order]), queries, run)
@@ -194,7 +207,7 @@ class _FindMatches(beam.DoFn):
         self.found = Metrics.counter("join", "matches_found")
 
     def setup(self) -> None:
-        self.job = dataclasses.replace(self.job, device=choose_device(self.job.device))
+        self.job = dataclasses.replace(self.job, device=comparing_device(self.job.device))
         self.held: _Held = self.shared.acquire(_Held)
 
     def process(self, item: Rectangle, filter: Filter) -> Iterator[PairFile]:
@@ -213,7 +226,8 @@ class _FindMatches(beam.DoFn):
             return done
         bins = score_bins if self.job.one_to_one and not self.job.top_k else query_bins
         put = functools.partial(put_tables, self.job.work, name, blocks=(block.number,), bins_of_table=bins)
-        return settle(self.job.work, name, [put(found.tables()) for found in self._found(block, run, filter)])
+        files = (file for found in self._found(block, run, filter) for file in found.files())
+        return settle(self.job.work, name, [put(file.tables()) for file in files])
 
     def _found(self, block: RowBlock, run: tuple[RowBlock, ...], filter: Filter) -> Iterator[FoundPairs]:
         queries = self._load(self.job.queries, block, filter)

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from schemas import storage
 from schemas.manifest import Manifest, PartEntry
 from schemas.matches import KIND, UNMATCHED_FOLDER, matches_schema, unmatched_schema
-from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, write_table
+from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, PART_TEXT_BYTES, read_table, write_table
+from schemas.rejects import REJECTS_SCHEMA
 from transforms.join_best import ranked
 from transforms.join_matches import BY_QUERY, QUERY_BIN, Matching
 from transforms.publish_found import (
@@ -24,7 +26,7 @@ from transforms.publish_found import (
     sum_of_histograms,
 )
 from transforms.row_blocks import rows_of
-from transforms.sorted_files import PairFile, Span, merge_files, parts_of
+from transforms.sorted_files import PairFile, Span, column_of, merge_files, parts_of
 
 RANGE_PAIRS, RANGE_QUERIES = 1 << 20, 1 << 18
 """About what one worker puts in order: matches, and queries that may have none."""
@@ -39,6 +41,7 @@ class JoinPlan(FoundPlan):
     query_rows: int
     corpus_rows: int
     keep_unmatched: bool
+    rejected: tuple[PartEntry, ...] = ()  # files of the queries that were refused when they were embedded
 
 
 class QueryRange(NamedTuple):
@@ -56,7 +59,7 @@ class WrittenRange(NamedTuple):
     number: int
     parts: tuple[PartEntry, ...]
     matched: int  # queries that have a match
-    unmatched: PartEntry | None  # where they are listed
+    unmatched: tuple[PartEntry, ...]  # where they are listed
     histogram: tuple[int, ...]
     best: tuple[tuple[str, str, float, str, str], ...]  # the first range's first: ids, score, shortened texts
 
@@ -85,31 +88,56 @@ def write_query_range(wanted: QueryRange, plan: JoinPlan) -> WrittenRange:
     most = PART_PAIRS_WITH_TEXT if job.with_text else PART_PAIRS
     merged = merge_files(job.work, wanted.files, Span("row_a", wanted.start, wanted.stop), BY_QUERY)
     matched = np.zeros(wanted.stop - wanted.start, dtype=bool)
+    if job.itself and job.one_to_one:  # a row that another took has a match, too
+        taken = column_of(job.work, wanted.files, "row_b")
+        matched[taken[(taken >= wanted.start) & (taken < wanted.stop)] - wanted.start] = True
     parts: list[PartEntry] = []
     histograms: list[tuple[int, ...]] = []
     best: tuple[tuple[str, str, float, str, str], ...] = ()
-    for table in parts_of(ranked(merged), most):
+    for table in parts_of(ranked(merged), most, PART_TEXT_BYTES):
         if wanted.number == 0 and not parts:
             best = _first_of_queries(table, job)
         matched[table.column("row_a").to_numpy() - wanted.start] = True
         histograms.append(histogram_of_scores(table.column("score").to_numpy()))
         named = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
         parts.append(write_table(plan.output, "", in_schema(named, matches_schema(job.with_text)), plan.fingerprint))
-    unmatched = _list_unmatched(wanted, ~matched, plan) if plan.keep_unmatched and not matched.all() else None
+    unmatched = _list_unmatched(wanted, ~matched, plan) if plan.keep_unmatched else ()
     histogram = tuple(sum_of_histograms(histograms))
     return WrittenRange(wanted.number, tuple(parts), int(matched.sum()), unmatched, histogram, best)
 
 
-def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -> PartEntry:
-    columns = {"id": "query_id"} | ({"text": "query_text"} if plan.matching.with_text else {})
-    rows = rows_of(plan.matching.queries).read(wanted.start, wanted.stop, list(columns)).filter(pa.array(unmatched))
-    table = in_schema(rows.rename_columns(columns), unmatched_schema(plan.matching.with_text))
+def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -> tuple[PartEntry, ...]:
+    columns = {"id": "query_id"} | ({"text": "text_query"} if plan.matching.with_text else {})
+    numbers = wanted.start + np.flatnonzero(unmatched)
+    rows = (t.rename_columns(columns) for t in rows_of(plan.matching.queries).batches(numbers, list(columns)))
+    parts = (t.rename_columns({"text_query": "query_text"}) for t in parts_of(rows, RANGE_QUERIES, PART_TEXT_BYTES))
+    schema = unmatched_schema(plan.matching.with_text)
+    tables = (in_schema(part, schema) for part in parts)
+    return tuple(write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint) for table in tables)
+
+
+def _rejected(plan: JoinPlan) -> pa.Table:
+    """Queries that were text and have no vector, of `REJECTS_SCHEMA`."""
+    uri = rows_of(plan.matching.queries).dataset.uri
+    tables = [read_table(storage.join(uri, entry.name)) for entry in plan.rejected]
+    return pa.concat_tables([REJECTS_SCHEMA.empty_table(), *(t.replace_schema_metadata() for t in tables)])
+
+
+def _list_rejected(rejected: pa.Table, plan: JoinPlan) -> PartEntry:
+    """They come after the others, by place, as ids have it that nobody named; nothing else is known of all of them."""
+    places = zip(*(rejected.column(name).to_pylist() for name in ("source", "offset")), strict=True)
+    columns = {"query_id": [f"{source}#{offset}" for source, offset in places]}
+    columns |= {"query_text": [""] * rejected.num_rows} if plan.matching.with_text else {}
+    table = pa.table(columns, schema=unmatched_schema(plan.matching.with_text))
     return write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint)
 
 
 def _first_of_queries(table: pa.Table, job: Matching) -> tuple[tuple[str, str, float, str, str], ...]:
     """The best match of each of the first queries with the texts, for the person who waits."""
     first = table.filter(pa.array(table.column("rank").to_numpy() == 1)).slice(0, BEST_PAIRS)
+    if job.with_text:
+        sides = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
+        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *sides, strict=True))
     texts = [
         map(shortened, rows_of(source).take(first.column(row).to_numpy(), ["text"]).column("text").to_pylist())
         for source, row in ((job.queries, "row_a"), (job.corpus, "row_b"))
@@ -124,13 +152,18 @@ def publish_matches(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
 
 def _draft(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
     parts = [part for r in written for part in r.parts]
-    listed = [r.unmatched for r in written if r.unmatched]
+    listed = [part for r in written for part in r.unmatched]
     matched, with_text = sum(r.matched for r in written), plan.matching.with_text
+    rejected = _rejected(plan)
+    queries = plan.query_rows + rejected.num_rows
+    if plan.keep_unmatched and rejected.num_rows:
+        listed.append(_list_rejected(rejected, plan))
     details = {
-        "queries": plan.query_rows,
+        "queries": queries,
+        "rejected": dict(sorted(Counter(rejected.column("reason").to_pylist()).items())),
         "corpus_rows": plan.corpus_rows,
         "matched": matched,
-        "unmatched": plan.query_rows - matched,
+        "unmatched": queries - matched,
         "pairs": sum(part.rows for part in parts),
         "histogram": sum_of_histograms([r.histogram for r in written]),
         "best": [list(match) for r in written for match in r.best],

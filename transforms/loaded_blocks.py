@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from schemas.errors import RunFailed
 from transforms.bounds import Filter, PreparedBlock, prepare
+from transforms.device import choose_device
 from transforms.row_blocks import RowBlock, Source, bad_ids, rows_of
 
 SQUARE = 4
@@ -22,6 +23,12 @@ BYTES_PER_ROW = 300
 """Of a prepared row beside its vector: id, text, numbers."""
 
 T = TypeVar("T")
+
+
+def comparing_device(asked: str) -> str:
+    """As `choose_device`, but never mps: scores and lengths are float64, which it has not."""
+    device = choose_device(asked)
+    return "cpu" if device == "mps" else device
 
 
 class LoadedBlock(NamedTuple):
@@ -80,12 +87,18 @@ def row_bytes(dim: int) -> int:
     return 6 * dim + BYTES_PER_ROW
 
 
-def block_rows(memory_mb: int, bytes_per_row: int, n_rows: int, workers: int) -> int:
-    """Rows of a block: as many as memory holds, with one more being prepared, and enough blocks to share out."""
-    held = min((memory_mb << 20) // (bytes_per_row * (HELD_BLOCKS + 1)), MOST_BLOCK_ROWS)
+def block_rows(memory_mb: int, bytes_per_row: int, n_rows: int, workers: int, more_bytes: int = 0) -> int:
+    """Rows of a block: as many as memory holds, with one more being prepared, and enough blocks to share out.
+
+    bytes_per_row: of vector, codes and id; for these alone no block is of fewer than `LEAST_BLOCK_ROWS`
+    more_bytes: of a row's text and of its matches, which may be any number: for these blocks get as small as need be
+    """
+    memory = (memory_mb << 20) // (HELD_BLOCKS + 1)
+    held = min(memory // (bytes_per_row + more_bytes), MOST_BLOCK_ROWS)
     if workers != 1:
         held = min(held, -(-n_rows // SHARED_BLOCKS))
-    return max(held, LEAST_BLOCK_ROWS)
+    held = max(held, LEAST_BLOCK_ROWS)
+    return min(held, max(memory // more_bytes, 1)) if more_bytes else held
 
 
 def runs(blocks: Sequence[RowBlock], alone: bool) -> Iterator[tuple[RowBlock, ...]]:

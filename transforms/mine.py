@@ -33,7 +33,8 @@ class MineDataset(beam.PTransform):
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
         job = self.plan.comparison
         plan = begin | "Plan" >> beam.Create([self.plan])
-        filter = begin | "PackedFilter" >> beam.Create([pickle.dumps(self.filter)]) | beam.Map(pickle.loads)
+        packed = begin | "PackedFilter" >> beam.Create([pickle.dumps(self.filter)])
+        filter = packed | "UnpackFilter" >> beam.Map(pickle.loads)
         blocks = plan | "PlanBlocks" >> beam.FlatMap(_blocks) | "ShareBlocks" >> beam.Reshuffle()
         equal = blocks | FindDuplicates(job.source)
         duplicates = (plan, equal) | "Duplicates" >> Gather() | "SaveDuplicates" >> beam.MapTuple(_save_duplicates)

@@ -1,11 +1,12 @@
 """Pairs on their way, as numbers and in files, and ranges of their score. No Beam.
 
-A file's pairs are in the final order of mining: best first, equal scores by `id_a`, then `id_b`.
+A file's pairs are in the final order of mining: best first, equal scores by `id_a`, then `id_b`, and pairs of equal
+ids, which several rows may have, by their rows.
 """
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,14 @@ import pyarrow.compute as pc
 from schemas.errors import RunFailed
 from transforms.sorted_files import Order, PairFile, Span, merge_files, put_tables
 
-BEST_FIRST = (("score", "descending"), ("id_a", "ascending"), ("id_b", "ascending"))
+BY_ROWS = (("row_a", "ascending"), ("row_b", "ascending"))
+BEST_FIRST = (("score", "descending"), ("id_a", "ascending"), ("id_b", "ascending"), *BY_ROWS)
 BINS = 1024
 """Of the score axis from 0 to 1. Their edges are float32 numbers, so that a range holds the same pairs everywhere."""
-ROW_GROUP_PAIRS = 1 << 14
+ROW_GROUP_PAIRS, ROW_GROUP_TEXT_BYTES = 1 << 14, 4 << 20
+"""Most of a row group. A merge holds a row group of each file."""
+FILE_TEXT_BYTES = 128 << 20
+"""Most text of a file, which is made in memory."""
 RANGE_PAIRS = 1 << 20
 
 
@@ -52,29 +57,50 @@ class FoundPairs:
     def __len__(self) -> int:
         return len(self.scores)
 
+    @classmethod
+    def joined(cls, pages: Sequence["FoundPairs"]) -> "FoundPairs":
+        """Pages of one block's pairs with another, which share ids and texts, as one."""
+        if len(pages) == 1:
+            return pages[0]
+        columns: dict[str, Any] = {name: np.concatenate([getattr(page, name) for page in pages]) for name in NUMBERS}
+        return dataclasses.replace(pages[0], **columns)
+
+    def where(self, chosen: np.ndarray | slice) -> "FoundPairs":
+        """Some of the pairs: a mask, places or a slice."""
+        columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in NUMBERS}
+        return dataclasses.replace(self, **columns)
+
+    def of_two_ids(self) -> "FoundPairs":
+        """Without pairs of rows that have one id, which are no pairs."""
+        ids = (self.ids.take(pa.array(places)) for places in (self.ids_a, self.ids_b))
+        return self.where(np.asarray(pc.not_equal(*ids)))
+
     def in_order(self, limit: int = 0) -> "FoundPairs":
         """Best first, each with the smaller id first; without pairs of one id; the best `limit` where that is set."""
         used, places = np.unique(np.concatenate([self.ids_a, self.ids_b]), return_inverse=True)
-        ranks = ranks_of(self.ids.take(pa.array(used)))[places]
-        rank_a, rank_b = np.split(ranks, 2)
+        ranks = ranks_of(self.ids.take(pa.array(used)))
+        unique = len(ranks) == 0 or int(ranks.max()) == len(ranks) - 1
+        rank_a, rank_b = np.split(ranks[places], 2)
         swap = rank_a > rank_b
         low, high = np.where(swap, rank_b, rank_a), np.where(swap, rank_a, rank_b)
-        order = np.lexsort((high, low, -self.scores))
+        rows = [] if unique else _swapped(self.rows_a, self.rows_b, swap)[::-1]
+        order = np.lexsort((*rows, high, low, -self.scores))
         order = order[low[order] < high[order]][: limit or None]
-        swap = swap[order]
+        swap, some = swap[order], self.where(order)
+        sides = (_swapped(getattr(some, f"{name}_a"), getattr(some, f"{name}_b"), swap) for name in SIDES)
+        rows, ids, texts = sides
+        return FoundPairs(*rows, some.scores, *ids, *texts, self.ids, self.texts)
 
-        def sides(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return np.where(swap, b[order], a[order]), np.where(swap, a[order], b[order])
-
-        rows, ids, texts = (
-            sides(getattr(self, f"{name}_a"), getattr(self, f"{name}_b")) for name in ("rows", "ids", "texts")
-        )
-        return FoundPairs(*rows, self.scores[order], *ids, *texts, self.ids, self.texts)
+    def text_bytes(self) -> np.ndarray | None:
+        """Of each pair, `(n,)` int64; None where there are no texts."""
+        if self.texts is None:
+            return None
+        lengths = pc.binary_length(self.texts).to_numpy(zero_copy_only=False).astype(np.int64)
+        return lengths[self.texts_a] + lengths[self.texts_b]
 
     def tables(self) -> Iterator[pa.Table]:
         """As tables of at most a row group: with texts, all of them at once could be large."""
-        for start in range(0, max(len(self.scores), 1), ROW_GROUP_PAIRS):
-            some = slice(start, start + ROW_GROUP_PAIRS)
+        for some in cuts(len(self), self.text_bytes(), ROW_GROUP_PAIRS, ROW_GROUP_TEXT_BYTES):
             columns = {
                 "id_a": self.ids.take(pa.array(self.ids_a[some])),
                 "id_b": self.ids.take(pa.array(self.ids_b[some])),
@@ -85,6 +111,34 @@ class FoundPairs:
             if self.texts is not None:
                 columns |= {f"text_{s}": self.texts.take(pa.array(getattr(self, f"texts_{s}")[some])) for s in "ab"}
             yield pa.table(columns)
+
+    def files(self) -> Iterator["FoundPairs"]:
+        """The same pairs, in as many pieces as make files of bounded size; one at least."""
+        return map(self.where, cuts(len(self), self.text_bytes(), max(len(self), 1), FILE_TEXT_BYTES))
+
+
+SIDES = ("rows", "ids", "texts")
+NUMBERS = ("rows_a", "rows_b", "scores", "ids_a", "ids_b", "texts_a", "texts_b")
+
+
+def _swapped(a: np.ndarray, b: np.ndarray, swap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.where(swap, b, a), np.where(swap, a, b)
+
+
+def cuts(n: int, sizes: np.ndarray | None, most: int, most_bytes: int) -> Iterator[slice]:
+    """Slices that cover `n` rows in order, each of at most `most` rows and, where rows have `sizes`, at most
+    `most_bytes` or a single row. One empty slice where there are no rows."""
+    ends = None if sizes is None else np.cumsum(sizes)
+    start = 0
+    while True:
+        stop = min(start + most, n)
+        if ends is not None and stop > start:
+            before = int(ends[start - 1]) if start else 0
+            stop = min(stop, max(int(np.searchsorted(ends, before + most_bytes, side="right")), start + 1))
+        yield slice(start, stop)
+        start = stop
+        if start >= n:
+            return
 
 
 def ranks_of(ids: pa.Array) -> np.ndarray:
@@ -108,9 +162,13 @@ def score_bins(table: pa.Table) -> np.ndarray:
     return bins_of(table.column("score").to_numpy())
 
 
-def write_pairs(folder: str, name: str, pairs: FoundPairs, block_rows: int) -> PairFile:
-    """Puts pairs that are in order into a file."""
-    blocks = np.unique(np.concatenate([pairs.rows_a, pairs.rows_b]) // block_rows)
+def write_pairs(folder: str, name: str, pairs: FoundPairs, block_rows: int) -> list[PairFile]:
+    """Puts pairs that are in order into files: one, or several where their texts are long."""
+    return [_write_file(folder, name, some, block_rows) for some in pairs.files() if len(some)]
+
+
+def _write_file(folder: str, name: str, pairs: FoundPairs, block_rows: int) -> PairFile:
+    blocks = np.unique(np.concatenate([pairs.rows_a // block_rows, pairs.rows_b // block_rows]))
     return put_tables(folder, name, pairs.tables(), tuple(blocks.tolist()), score_bins)
 
 

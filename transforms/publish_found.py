@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from schemas import storage
-from schemas.manifest import Counts, Manifest, PartEntry, newest_manifest
+from schemas.manifest import Counts, Manifest, PartEntry, newest_manifest, read_manifest, versions
+from schemas.matches import QUERIES_FOLDER
 from schemas.model import ModelFingerprint
 from schemas.pairs import WORK_FOLDER
 from transforms.publish import clean_up, put_version
@@ -37,7 +38,8 @@ class FoundPlan:
 
 def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The table's columns of these names, as the schema has them."""
-    return pa.Table.from_arrays([table.column(name).combine_chunks() for name in schema.names], schema=schema)
+    columns = [table.column(field.name).combine_chunks().cast(field.type) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def histogram_of_scores(scores: np.ndarray) -> tuple[int, ...]:
@@ -87,6 +89,15 @@ def wind_up(plan: FoundPlan) -> None:
     storage.replace(storage.join(plan.output, "_SUCCESS"), b"")
     clean_up(plan.output, plan.keep_versions, plan.started)
     storage.remove_folder(storage.join(plan.output, WORK_FOLDER))
+    if "queries_input" in plan.details:
+        _remove_unused_queries(plan.output)
+
+
+def _remove_unused_queries(output: str) -> None:
+    """Queries that were embedded for a version that is no longer kept: a reader would take them for the newest's."""
+    kept = (read_manifest(output, version) for version in versions(output))
+    if not any(str(manifest.details["queries_input"]).endswith(QUERIES_FOLDER) for manifest in kept):
+        storage.remove_folder(storage.join(output, QUERIES_FOLDER))
 
 
 def draft_of(

@@ -17,6 +17,7 @@ from schemas.pairs import (
     KIND,
     PART_PAIRS,
     PART_PAIRS_WITH_TEXT,
+    PART_TEXT_BYTES,
     pairs_schema,
     write_table,
 )
@@ -64,7 +65,8 @@ class PairPart(NamedTuple):
 def write_range(wanted: ScoreRange, plan: MinePlan) -> Iterator[PairPart]:
     """The range's pairs in order, as parts."""
     most = PART_PAIRS_WITH_TEXT if plan.comparison.with_text else PART_PAIRS
-    for number, table in enumerate(parts_of(merge_range(plan.comparison.work, wanted), most)):
+    merged = merge_range(plan.comparison.work, wanted)
+    for number, table in enumerate(parts_of(merged, most, PART_TEXT_BYTES)):
         yield _write_part(table, wanted, number, plan)
 
 
@@ -85,6 +87,9 @@ def _write_part(table: pa.Table, wanted: ScoreRange, number: int, plan: MinePlan
 def _best(table: pa.Table, job: Comparison) -> tuple[tuple[str, str, float, str, str], ...]:
     """The first pairs with their texts, for the person who waits."""
     first = table.slice(0, BEST_PAIRS)
+    if job.with_text:
+        sides = [[shortened(t) for t in first.column(f"text_{side}").to_pylist()] for side in "ab"]
+        return tuple(zip(*(first.column(name).to_pylist() for name in ("id_a", "id_b", "score")), *sides, strict=True))
     rows = np.concatenate([first.column("row_a").to_numpy(), first.column("row_b").to_numpy()])
     texts = [shortened(text) for text in rows_of(job.source).take(rows, ["text"]).column("text").to_pylist()]
     columns = [first.column(name).to_pylist() for name in ("id_a", "id_b", "score")]
@@ -121,6 +126,7 @@ def _duplicates(plan: MinePlan) -> tuple[list[PartEntry], dict[str, int]]:
     sizes = np.diff(groups.offsets)
     stands = groups.ids.filter(pa.array(np.repeat(groups.representatives, sizes) == groups.members))
     columns = [groups.ids, stands.take(pa.array(np.repeat(np.arange(len(sizes)), sizes)))]
+    columns = [column.cast(pa.string()) for column in columns]
     table = pa.Table.from_arrays(columns, schema=DUPLICATES_SCHEMA).filter(pa.array(np.repeat(sizes > 1, sizes)))
     return [write_table(plan.output, DUPLICATES_FOLDER, table, plan.fingerprint)], groups.counts
 
@@ -134,5 +140,5 @@ def _groups(plan: MinePlan, parts: list[PairPart]) -> pa.Table:
         edges = np.concatenate([edges, np.column_stack([c.to_numpy() for c in table.columns])])
     rows, ends = np.unique(edges, return_inverse=True)
     ends = ends.reshape(-1, 2)
-    ids = rows_of(job.source).take(rows, ["id"]).column("id").combine_chunks()
+    ids = rows_of(job.source).take(rows, ["id"]).column("id").combine_chunks().cast(pa.string())
     return find_groups(ends[:, 0], ends[:, 1], ids)

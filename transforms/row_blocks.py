@@ -1,8 +1,10 @@
 """Rows of a dataset by their number, 0 to n - 1 through the manifest's parts in order. No Beam."""
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,8 @@ from transforms.units import normalize
 SAMPLED_PARTS = 128
 """Parts that a sample reads at most: of more, random ones stand for all."""
 NAMED_IDS = 5
+BATCH_ROWS = 1024
+"""Rows of which texts are held at a time, where they are looked at one after the other."""
 
 
 class RowBlock(NamedTuple):
@@ -73,29 +77,45 @@ class Rows:
         return pa.concat_tables(tables) if tables else self._empty(columns)
 
     def take(self, rows: np.ndarray, columns: Sequence[str]) -> pa.Table:
-        """These rows, in any order and as often as they are asked for. Reads each part that has some once."""
+        """These rows, in any order and as often as they are asked for. Reads each row group that has some once."""
         wanted, places = np.unique(rows, return_inverse=True)
-        tables = []
-        for part, first in self._parts_of(0, len(self)):
-            of_part = wanted[slice(*np.searchsorted(wanted, [first, first + part.rows]))] - first
-            if len(of_part):
-                low = int(of_part[0])
-                tables.append(self._read_part(part, low, int(of_part[-1]) + 1, columns).take(pa.array(of_part - low)))
+        tables = list(self.batches(wanted, columns))
         return pa.concat_tables(tables).take(pa.array(places)) if tables else self._empty(columns)
+
+    def text_digests(self, rows: np.ndarray) -> np.ndarray:
+        """`(n,)` of 16 bytes, for these rows, sorted and each once: equal where texts are. Few texts are held."""
+        batches = (batch.column("text").to_pylist() for batch in self.batches(rows, ["text"]))
+        found = [hashlib.blake2b(text.encode(), digest_size=16).digest() for texts in batches for text in texts]
+        return np.frombuffer(b"".join(found), dtype="V16")
+
+    def mean_text_bytes(self) -> int:
+        """Of a row's text, as footers tell: it is stored without a dictionary."""
+        sizes, rows = 0, 0
+        for place in self._sampled_parts(np.random.default_rng(0)):
+            with self._opened(self.dataset.manifest.parts[place]) as parquet:
+                metadata = parquet.metadata
+                place = [metadata.schema.column(i).path for i in range(metadata.num_columns)].index("text")
+                groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
+                sizes += sum(group.column(place).total_uncompressed_size for group in groups)
+                rows += metadata.num_rows
+        return sizes // max(rows, 1)
 
     def vectors(self, start: int, stop: int) -> np.ndarray:
         """`(stop - start, dim)` float32, as stored."""
         return _matrix(self.read(start, stop, ["embedding"]))
 
     def sample(self, rows: int, seed: int = 0) -> pa.Table:
-        """Up to so many random rows, each once: `text` and `embedding`, and `id`."""
-        random, parts = np.random.default_rng(seed), np.arange(len(self.ends))
-        if len(parts) > SAMPLED_PARTS:
-            parts = np.sort(random.choice(parts, SAMPLED_PARTS, replace=False))
+        """Up to so many random rows, each once: `id`, `embedding` and `row`, the number. Reads no text."""
+        random = np.random.default_rng(seed)
+        parts = self._sampled_parts(random)
         starts = self.ends - np.diff(self.ends, prepend=0)
         known = np.concatenate([np.arange(starts[p], self.ends[p]) for p in parts] or [np.empty(0, np.int64)])
-        chosen = random.choice(known, min(rows, len(known)), replace=False)
-        return self.take(np.sort(chosen), ["id", "text", "embedding"])
+        chosen = np.sort(random.choice(known, min(rows, len(known)), replace=False))
+        return self.take(chosen, ["id", "embedding"]).append_column("row", pa.array(chosen, pa.int64()))
+
+    def _sampled_parts(self, random: np.random.Generator) -> np.ndarray:
+        parts = np.arange(len(self.ends))
+        return np.sort(random.choice(parts, SAMPLED_PARTS, replace=False)) if len(parts) > SAMPLED_PARTS else parts
 
     def _parts_of(self, start: int, stop: int) -> list[tuple[PartEntry, int]]:
         """Parts with a row from `start` to `stop` - 1, and the number of each one's first row."""
@@ -108,16 +128,42 @@ class Rows:
             found.append((part, begins))
         return found
 
+    def batches(self, rows: np.ndarray, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """These rows, sorted and each once, few at a time: what is long need not all be held."""
+        for part, first in self._parts_of(0, len(self)):
+            of_part = rows[slice(*np.searchsorted(rows, [first, first + part.rows]))] - first
+            if len(of_part):
+                yield from self._batches_of_part(part, of_part, columns)
+
+    def _batches_of_part(self, part: PartEntry, rows: np.ndarray, columns: Sequence[str]) -> Iterator[pa.Table]:
+        with self._opened(part) as parquet:
+            ends = _group_ends(parquet)
+            sizes = np.diff(ends, prepend=0)
+            in_group = np.searchsorted(ends, rows, side="right")
+            groups = np.unique(in_group)
+            skipped = ends - np.cumsum(np.where(np.isin(np.arange(len(ends)), groups), sizes, 0))
+            places, at = rows - skipped[in_group], 0  # among the rows of the groups that are read
+            for batch in parquet.iter_batches(BATCH_ROWS, groups.tolist(), list(columns)):
+                some = places[slice(*np.searchsorted(places, [at, at + len(batch)]))] - at
+                at += len(batch)
+                if len(some):
+                    yield _wide(pa.Table.from_batches([batch])).take(pa.array(some))
+
     def _read_part(self, part: PartEntry, low: int, high: int, columns: Sequence[str]) -> pa.Table:
+        with self._opened(part) as parquet:
+            ends = _group_ends(parquet)
+            sizes = np.diff(ends, prepend=0)
+            groups = [g for g, end in enumerate(ends) if end > low and end - sizes[g] < high]
+            first = int(ends[groups[0]] - sizes[groups[0]]) if groups else 0
+            return _wide(parquet.read_row_groups(groups, list(columns)).slice(low - first, high - low))
+
+    @contextlib.contextmanager
+    def _opened(self, part: PartEntry) -> Iterator[pq.ParquetFile]:
+        """Raises RunFailed where the part is gone, or is not what it was."""
         uri = self.dataset.part_uri(part)
         try:
             with storage.open_random(self.dataset.part_file(part)) as file:
-                parquet = pq.ParquetFile(file, page_checksum_verification=True)
-                sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)]
-                ends = np.cumsum(sizes)
-                groups = [g for g, end in enumerate(ends) if end > low and end - sizes[g] < high]
-                first = int(ends[groups[0]] - sizes[groups[0]]) if groups else 0
-                return parquet.read_row_groups(groups, list(columns)).slice(low - first, high - low)
+                yield pq.ParquetFile(file, page_checksum_verification=True)
         except FileNotFoundError:
             raise RunFailed(
                 f"{uri}: gone, because a newer version than {self.dataset.manifest.version} was published while this "
@@ -128,8 +174,20 @@ class Rows:
 
     def _empty(self, columns: Sequence[str]) -> pa.Table:
         dim = self.dataset.manifest.fingerprint.dim
-        types = {"id": pa.string(), "text": pa.string(), "embedding": pa.list_(pa.float32(), dim)}
+        types = {"id": pa.large_string(), "text": pa.large_string(), "embedding": pa.list_(pa.float32(), dim)}
         return pa.table({name: pa.array([], types[name]) for name in columns})
+
+
+def _group_ends(parquet: pq.ParquetFile) -> np.ndarray:
+    """Row number after each row group's last."""
+    metadata = parquet.metadata
+    return np.cumsum([metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)], dtype=np.int64)
+
+
+def _wide(table: pa.Table) -> pa.Table:
+    """Strings with offsets of 64 bits: texts of many rows together may be longer than 2 GiB, which 32 bits overflow."""
+    types = [pa.large_string() if pa.types.is_string(field.type) else field.type for field in table.schema]
+    return table.cast(pa.schema([pa.field(f.name, t) for f, t in zip(table.schema, types, strict=True)]))
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,8 +21,8 @@ from transforms.units import GRID, on_grid
 TILE, TALL_TILE = (1024, 2048), (4096, 1024)
 """Rows of the one block, rows of the other: 8 MiB of products, which the second-level cache nearly holds."""
 DEVICE_TILE = (8192, 16384)
-SCORE_ROWS, DEVICE_SCORE_ROWS = 256, 1 << 18
-"""Pairs scored at a time: 1.5 MiB of float64 on a CPU, 1.6 GB on a device."""
+SCORE_ROWS, DEVICE_SCORE_BYTES = 256, 1 << 30
+"""Pairs scored at a time on a CPU, 1.5 MiB of float64 at 384 dimensions; on a device as many as take so much there."""
 CROWDED = 0.02
 """From this share of a mask's words on, looking at each of its bytes costs less."""
 DENSE = 0.06
@@ -161,8 +161,9 @@ def _find_on_device(products: torch.Tensor, least: np.ndarray) -> tuple[np.ndarr
 def _scores_on_device(a: PreparedBlock, rows: np.ndarray, b: PreparedBlock, cols: np.ndarray) -> np.ndarray:
     """float64 sums are exact there too: the same bits."""
     scores = [np.empty(0, dtype=np.float32)]
-    for start in range(0, len(rows), DEVICE_SCORE_ROWS):
-        i, j = rows[start : start + DEVICE_SCORE_ROWS], cols[start : start + DEVICE_SCORE_ROWS]
+    some = max(DEVICE_SCORE_BYTES // (24 * a.units.shape[1]), 1)  # both sides, as float32 and as float64
+    for start in range(0, len(rows), some):
+        i, j = rows[start : start + some], cols[start : start + some]
         dots = torch.linalg.vecdot(_on_grid(a.units[i]), _on_grid(b.units[j]))
         scores.append((dots / (a.norms[i] * b.norms[j] * GRID**2)).float().cpu().numpy())
     return np.concatenate(scores)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
@@ -97,17 +98,37 @@ def merge_files(folder: str, names: Sequence[str], span: Span, order: Order) -> 
         yield taken.sort_by(list(order))
 
 
-def parts_of(tables: Iterable[pa.Table], most: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `most`, the last of fewer: of a size that follows from the rows alone."""
+def parts_of(tables: Iterable[pa.Table], most: int, most_bytes: int = 0) -> Iterator[pa.Table]:
+    """The same rows in tables of `most`, the last of fewer: of a size that follows from the rows alone.
+
+    most_bytes: where rows have texts, a table has no more of them, or a single row
+    """
     held: list[pa.Table] = []
+    rows = size = 0
     for table in tables:
-        held.append(table)
-        while sum(t.num_rows for t in held) >= most:
-            whole = pa.concat_tables(held)
-            yield whole.slice(0, most)
-            held = [whole.slice(most)]
-    if any(t.num_rows for t in held):
+        sizes = text_bytes(table) if most_bytes else None
+        while table.num_rows:
+            fits = min(most - rows, table.num_rows)
+            if sizes is not None:
+                fits = min(fits, int(np.searchsorted(np.cumsum(sizes), most_bytes - size, side="right")))
+            if fits or not held:
+                fits = max(fits, 1)
+                held.append(table.slice(0, fits))
+                rows, table = rows + fits, table.slice(fits)
+                if sizes is not None:
+                    size, sizes = size + int(sizes[:fits].sum()), sizes[fits:]
+            if rows == most or table.num_rows:
+                yield pa.concat_tables(held)
+                held, rows, size = [], 0, 0
+    if held:
         yield pa.concat_tables(held)
+
+
+def text_bytes(table: pa.Table) -> np.ndarray | None:
+    """Of each row, of all texts that it has; None where it has none."""
+    texts = [name for name in table.column_names if name.startswith("text_")]
+    sizes = [pc.binary_length(table.column(name)).to_numpy().astype(np.int64) for name in texts]
+    return np.sum(sizes, axis=0) if sizes else None
 
 
 class _Cursor:
@@ -141,6 +162,15 @@ class _Cursor:
         stop = n if last is None else bisect.bisect_right(range(n), last, key=self.key)
         taken, self.table = self.table.slice(0, stop), self.table.slice(stop)
         return taken
+
+
+def column_of(folder: str, names: Sequence[str], column: str) -> np.ndarray:
+    """All values of a column of numbers of these files."""
+    columns = [np.empty(0, np.int64)]
+    for name in names:
+        with open_work(storage.join(folder, name)) as file:
+            columns.append(pq.read_table(file, columns=[column]).column(column).to_numpy())
+    return np.concatenate(columns)
 
 
 def open_work(uri: str) -> BinaryIO:

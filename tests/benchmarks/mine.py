@@ -56,7 +56,7 @@ def mine_ours(vectors: np.ndarray, min_score: float, device: str = "cpu") -> tup
             ):
                 rows.append(found.rows_a + starts[i])
                 cols.append(found.rows_b + starts[j])
-    return _joined(rows, cols), {"filter": choice.name, "why": choice.why, "dims": len(choice.rotation)}
+    return _joined(rows, cols), {"filter": choice.name, "why": choice.why, "dims": choice.dims}
 
 
 def mine_sentence_transformers(vectors: np.ndarray, min_score: float) -> tuple[Pairs, dict[str, Any]]:

@@ -17,30 +17,9 @@ from schemas.errors import InputError
 from schemas.matches import matches_schema, unmatched_schema
 from tests.benchmarks.corpus import sentences
 from tests.datasets import FINGERPRINT, clustered, write_dataset
-from tests.found import Found, killed_after, run_main
+from tests.found import Joined, Joiner, Listed, killed_after
 from tests.jobs.conftest import Run
 from tests.matches import brute_matches, exact_scores, greedy
-
-Listed = list[tuple[str, str, int, np.float32]]
-
-
-class Joined(Found):
-    @property
-    def listed(self) -> Listed:
-        """Query, match, rank and score, in the order of the parts."""
-        table = self.table
-        return list(zip(*(table[name] for name in ("query_id", "corpus_id", "rank", "score")), strict=True))
-
-
-class Joiner:
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys, self.runs = folder, capsys, 0
-
-    def __call__(self, queries: object, corpus: Path, *flags: object, output: Path | None = None) -> Joined:
-        self.runs += 1
-        output = output or self.folder / f"matches-{self.runs}"
-        argv = [*(["--queries", queries] if queries else []), "--corpus", corpus, *flags]
-        return Joined(*run_main(join.main, argv, output, self.capsys))
 
 
 @pytest.fixture

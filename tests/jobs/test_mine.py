@@ -13,35 +13,13 @@ import pytest
 
 import transforms.compare
 import transforms.publish_found
-from jobs import embed, mine
+from jobs import embed
 from schemas.dataset import open_dataset
 from schemas.errors import RunFailed
 from schemas.pairs import DUPLICATES_SCHEMA, GROUPS_SCHEMA, PAIRS_SCHEMA, PAIRS_WITH_TEXT_SCHEMA
 from tests.datasets import FINGERPRINT, clustered, write_dataset
-from tests.found import Found, killed_after, run_main
+from tests.found import Mined, Miner, Scores, killed_after
 from transforms.publish import put_version
-
-Scores = dict[tuple[str, str], np.float32]
-
-
-class Mined(Found):
-    @property
-    def scores(self) -> Scores:
-        table = self.table
-        found = dict(zip(zip(table["id_a"], table["id_b"], strict=True), table["score"], strict=True))
-        assert len(found) == len(table), "a pair is there twice"
-        return found
-
-
-class Miner:
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys, self.runs = folder, capsys, 0
-
-    def __call__(self, source: Path, min_score: float, *flags: object, output: Path | None = None) -> Mined:
-        self.runs += 1
-        output = output or self.folder / f"pairs-{self.runs}"
-        argv = ["--input", source, "--min_score", min_score, *flags]
-        return Mined(*run_main(mine.main, argv, output, self.capsys))
 
 
 @pytest.fixture

@@ -2,16 +2,19 @@
 
 import dataclasses
 import itertools
+import random as randoms
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.join_plan import JoinConfig, make_plan, open_corpus, open_queries
+from schemas import storage
 from schemas.dataset import open_dataset
 from schemas.matches import matches_schema
 from tests.datasets import clustered, write_dataset
@@ -26,12 +29,20 @@ from transforms.sorted_files import PairFile, settled
 from transforms.top_k import NO_RANK, TopK
 
 
-def carry_out(plan: JoinPlan, choice: Filter) -> None:
-    """All steps of the pipeline in turn, in this process."""
+def carry_out(plan: JoinPlan, choice: Filter, shuffled: randoms.Random | None = None) -> None:
+    """All steps of the pipeline in turn, in this process; with `shuffled`, items in any order and some of them twice,
+    as an engine has them that tries again."""
     job = plan.matching
     step = _FindMatches(job)
     step.setup()
-    files = [file for item in _rectangles(plan) for file in step.process(item, choice)]
+    items = list(_rectangles(plan))
+    if shuffled:
+        shuffled.shuffle(items)
+        for item in items[: len(items) // 2]:
+            with pytest.MonkeyPatch.context() as lost, pytest.raises(OSError):
+                lost.setattr("transforms.join_matches.settle", _lost)
+                list(step.process(item, choice))
+    files = [file for item in items for file in step.process(item, choice)]
     if job.top_k:
         by_block = itertools.groupby(sorted(files, key=lambda f: f.blocks), key=lambda f: f.blocks[0])
         files = [best for block, some in by_block for best in best_of_block(block, [f.name for f in some], job)]
@@ -40,25 +51,29 @@ def carry_out(plan: JoinPlan, choice: Filter) -> None:
     publish_matches(plan, [write_query_range(*wanted) for wanted in _ranges(plan, files)])
 
 
+def _lost(*_: Any) -> Any:
+    raise OSError("the worker is gone")
+
+
 def read_matches(plan: JoinPlan) -> list[Match]:
-    """What is in the parts, as rows: each id ends in its row's number."""
+    """What is in the parts, as rows: each text tells its row and its id."""
     table = open_dataset(plan.output).read()
-    assert table.schema.remove_metadata() == matches_schema(plan.matching.with_text)
+    assert plan.matching.with_text and table.schema.remove_metadata() == matches_schema(True)
     rows = table.to_pylist()
-    if plan.matching.with_text:
-        assert all([r["query_text"], r["corpus_text"]] == [f"text of {r[c]}" for c in IDS] for r in rows)
-    for _, of_query in itertools.groupby(rows, key=lambda r: r["query_id"]):
+    for _, of_query in itertools.groupby(rows, key=lambda r: r["query_text"]):
         assert all(row["rank"] == rank for rank, row in enumerate(of_query, 1))
-    return [(*(int(r[c].split("#")[1]) for c in IDS), np.float32(r["score"])) for r in rows]  # type: ignore[misc]
+    assert all(row[f"{side}_text"].split(" ")[1] == row[f"{side}_id"] for row in rows for side in ("query", "corpus"))
+    return [(row_of(r["query_text"]), row_of(r["corpus_text"]), np.float32(r["score"])) for r in rows]
 
 
-IDS = ("query_id", "corpus_id")
+def row_of(text: str) -> int:
+    return int(text.split(" ")[0])
 
 
 def make(folder: Path, name: str, vectors: np.ndarray, ids: list[str], part_rows: int = 7) -> tuple[Path, list[str]]:
-    """A dataset whose ids are in no order, and tell the row."""
-    ids = [f"{i}#{row}" for row, i in enumerate(ids)]
-    return write_dataset(folder / name, vectors, ids, part_rows=part_rows), ids
+    """A dataset whose texts tell the row."""
+    texts = [f"{row} {i}" for row, i in enumerate(ids)]
+    return write_dataset(folder / name, vectors, ids, texts, part_rows=part_rows), ids
 
 
 def plan_of(folder: Path, corpus: Path, queries: Path | None, blocks: tuple[int, int], **asked: Any) -> JoinPlan:
@@ -77,26 +92,36 @@ def plan_of(folder: Path, corpus: Path, queries: Path | None, blocks: tuple[int,
     return dataclasses.replace(plan, matching=job)
 
 
-few_values = st.lists(st.tuples(*[st.integers(-1, 1)] * 3).filter(any), min_size=1, max_size=40).map(
-    lambda rows: np.array(rows, np.float32)
-)
-names = st.lists(st.sampled_from(["a", "b", "é", "z"]), min_size=40, max_size=40)
+def some_rows(n: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).integers(-1, 2, (n, 3)).astype(np.float32)
+    vectors[~vectors.any(axis=1), 0] = 1
+    return vectors
+
+
+few_values = st.builds(some_rows, st.integers(1, 25), st.integers(0, 2**16))
+names = st.integers(0, 2**16).map(lambda seed: np.random.default_rng(seed).choice(["a", "b", "é", "z"], 40).tolist())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_files() -> Any:
     """Portions, bins, row groups, ranges and parts of a few matches, so that each has many borders."""
     sizes = {
-        "transforms.join_matches.PORTION_PAIRS": 11,
+        "transforms.join_matches.PORTION_PAIRS": 40,
         "transforms.join_matches.QUERY_BIN": 3,
         "transforms.join_publish.QUERY_BIN": 3,
         "transforms.join_publish.RANGE_PAIRS": 23,
         "transforms.join_publish.RANGE_QUERIES": 9,
         "transforms.join_publish.PART_PAIRS": 10,
-        "transforms.join_publish.PART_PAIRS_WITH_TEXT": 10,
+        "transforms.join_publish.PART_PAIRS_WITH_TEXT": 30,
         "transforms.pair_files.ROW_GROUP_PAIRS": 4,
         "transforms.join_best.ROW_GROUP_PAIRS": 4,
         "transforms.loaded_blocks.SQUARE": 2,
+        "transforms.join_best.FILE_PAIRS": 90,
+        "transforms.join_best.FILE_TEXT_BYTES": 700,
+        "transforms.join_best.ROW_GROUP_TEXT_BYTES": 100,
+        "transforms.pair_files.FILE_TEXT_BYTES": 700,
+        "transforms.pair_files.ROW_GROUP_TEXT_BYTES": 100,
+        "transforms.join_publish.PART_TEXT_BYTES": 200,
     }
     with pytest.MonkeyPatch().context() as patch:
         for name, size in sizes.items():
@@ -104,7 +129,7 @@ def small_files() -> Any:
         yield
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     few_values,
     few_values,
@@ -113,9 +138,11 @@ def small_files() -> Any:
     st.sampled_from([{"top_k": 1}, {"top_k": 3}, {"top_k": 50}, {"min_score": 0.5}, {"top_k": 2, "min_score": 0.57}]),
     st.booleans(),
     st.booleans(),
-    st.tuples(st.integers(1, 41), st.integers(1, 41)),
+    st.tuples(st.integers(4, 26), st.integers(4, 26)),
+    st.booleans(),
+    st.none() | st.randoms(use_true_random=False),
 )
-def test_matches_are_the_brute_force_whatever_the_blocks_and_ties(
+def test_matches_are_the_brute_force_whatever_the_blocks_ties_and_retries(
     tmp_path_factory: pytest.TempPathFactory,
     queries: np.ndarray,
     corpus: np.ndarray,
@@ -125,20 +152,31 @@ def test_matches_are_the_brute_force_whatever_the_blocks_and_ties(
     itself: bool,
     one_to_one: bool,
     blocks: tuple[int, int],
+    unique: bool,
+    shuffled: Any,
 ) -> None:
     folder = tmp_path_factory.mktemp("join")
+    if unique:
+        query_names, corpus_names = ([f"{i}#{n}" for n, i in enumerate(some)] for some in (query_names, corpus_names))
     there, corpus_ids = make(folder, "corpus", corpus, corpus_names[: len(corpus)])
     here, query_ids = (None, corpus_ids) if itself else make(folder, "queries", queries, query_names[: len(queries)])
-    plan = plan_of(folder, there, here, blocks, one_to_one=one_to_one, with_text=True, **asked)
+    more = {"one_to_one": one_to_one, "with_text": True, "keep_unmatched": True}
+    plan = plan_of(folder, there, here, blocks, **more, **asked)
     wanted = brute_matches(exact_scores(corpus if itself else queries, corpus), corpus_ids, itself=itself, **asked)
     if one_to_one:
-        wanted = greedy(wanted, query_ids, corpus_ids)
-    carry_out(plan, whole_filter(3))
+        wanted = greedy(wanted, query_ids, corpus_ids, itself)
+    carry_out(plan, whole_filter(3), shuffled)
     assert read_matches(plan) == wanted
     details = open_dataset(plan.output).manifest.details
-    matched = len({query for query, *_ in wanted})
-    assert (details["pairs"], details["matched"]) == (len(wanted), matched)
-    assert details["unmatched"] == plan.query_rows - matched and sum(details["histogram"]) == len(wanted)
+    matched = {row for match in wanted for row in match[: 2 if itself and one_to_one else 1]}
+    assert (details["pairs"], details["matched"]) == (len(wanted), len(matched))
+    assert details["unmatched"] == plan.query_rows - len(matched) and sum(details["histogram"]) == len(wanted)
+    extras = [
+        pq.read_table(storage.join(plan.output, entry.name)) for entry in open_dataset(plan.output).manifest.extras
+    ]
+    unmatched = pa.concat_tables(extras).to_pylist()
+    assert [row_of(row["query_text"]) for row in unmatched] == [i for i in range(len(query_ids)) if i not in matched]
+    assert [row["query_id"] for row in unmatched] == [i for n, i in enumerate(query_ids) if n not in matched]
 
 
 def test_rows_of_one_id_are_rows_of_their_own_and_ties_between_them_are_by_row(tmp_path: Path) -> None:

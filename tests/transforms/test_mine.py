@@ -14,9 +14,9 @@ from schemas.dataset import open_dataset
 from schemas.pairs import PAIRS_SCHEMA
 from tests.datasets import clustered, write_dataset
 from transforms.bounds import whole_filter
-from transforms.compare import Floor, compare, load_block
+from transforms.compare import Floor, compare, in_files, load_block
 from transforms.duplicate_texts import DuplicateGroups, Limits, equal_texts, groups_table, hash_texts, save_groups
-from transforms.expand import Comparison, expanded, portions
+from transforms.expand import Comparison, Expansion
 from transforms.loaded_blocks import HELD_BLOCKS, LastUsed, squares
 from transforms.pair_files import plan_ranges, write_pairs
 from transforms.progress import PROGRESS
@@ -91,11 +91,13 @@ def test_compared_blocks_expand_to_the_pairs_of_all_rows(
     found = {}
     with pytest.MonkeyPatch().context() as patch:
         patch.setattr("transforms.compare.FILE_PAIRS", file_pairs)
-        patch.setattr("transforms.expand.PORTION_PAIRS", file_pairs)
+        patch.setattr("transforms.expand.PAGE_PAIRS", file_pairs)
         for a, b in itertools.combinations_with_replacement(blocks, 2):
-            for some in compare(a, b, job, Floor(0, 0.8), True):
-                for portion in portions(some, a, b, groups, job):
-                    for table in expanded(portion, a, b, groups, job).in_order().tables():
+            expansion = Expansion(a, b, groups, job)
+            for some in compare(a, b, job, Floor(0, 0.8)):
+                for page in expansion.pages(some):
+                    assert len(page) <= file_pairs
+                    for table in page.in_order().tables():
                         for row in table.to_pylist():
                             assert (row["id_a"], row["id_b"]) not in found
                             found[row["id_a"], row["id_b"]] = row["score"]
@@ -111,7 +113,7 @@ def test_the_bar_ends_at_all_pairs(tmp_path: Path) -> None:
     job, groups, *_ = job_of(tmp_path)
     block = load_block(RowBlock(0, 0, N), job, whole_filter(16), groups)
     before = PROGRESS.pairs
-    list(compare(block, block, job, Floor(0, 0.8), True))
+    list(compare(block, block, job, Floor(0, 0.8)))
     assert PROGRESS.pairs - before == len(block.numbers) * (len(block.numbers) - 1) // 2
 
 
@@ -137,10 +139,11 @@ def plan_of(folder: Path) -> MinePlan:
     none = DuplicateGroups.of(groups_table([], job.source, None, True))
     block = load_block(RowBlock(0, 0, 300), job, choice, none)
     assert block is not None
-    for found in compare(block, block, job, Floor(0, 0.7), True):
-        pairs = expanded(found, block, block, none, job).in_order()
-        file = write_pairs(job.work, "pairs-0-0", pairs, job.block_rows)
-    publish(plan, [part for r in plan_ranges([file]) for part in write_range(r, plan)])
+    expansion = Expansion(block, block, none, job)
+    pages = (page for found in compare(block, block, job, Floor(0, 0.7)) for page in expansion.pages(found))
+    (pairs,) = in_files(pages, Floor(0, 0.7), True)
+    files = write_pairs(job.work, "pairs-0-0", pairs, job.block_rows)
+    publish(plan, [part for r in plan_ranges(files) for part in write_range(r, plan)])
     return plan
 
 

@@ -79,7 +79,9 @@ def test_ranges_merge_to_all_pairs_in_order_or_the_best(
         dealt[data.draw(st.integers(0, files - 1))].append((a, b, score))
     with pytest.MonkeyPatch().context() as patch:
         patch.setattr(pair_files, "ROW_GROUP_PAIRS", 3)
-        written = [write_pairs(folder, f"p{n}", found_pairs(d).in_order(), 10) for n, d in enumerate(dealt) if d]
+        patch.setattr(pair_files, "FILE_TEXT_BYTES", 60)
+        dealt_in_order = [found_pairs(d).in_order() for d in dealt]
+        written = [f for n, pairs in enumerate(dealt_in_order) for f in write_pairs(folder, f"p{n}", pairs, 10)]
     ranges = plan_ranges(written, best, range_pairs)
     merged = [listed(list(merge_range(folder, r))) for r in ranges]
     wanted = in_final_order([(a, b, s) for (a, b), s in pairs.items()])[: best or None]
@@ -107,8 +109,8 @@ def test_bins_have_edges_that_float32_knows() -> None:
 def test_the_first_attempt_to_settle_wins(tmp_path: Path) -> None:
     folder = str(tmp_path)
     assert settled(folder, "pairs-0-1") is None
-    one = [write_pairs(folder, "pairs-0-1", found_pairs([(0, 1, 0.9)]).in_order(), 10)]
-    other = [write_pairs(folder, "pairs-0-1", found_pairs([(0, 12, 0.9)]).in_order(), 10)]
+    one = write_pairs(folder, "pairs-0-1", found_pairs([(0, 1, 0.9)]).in_order(), 10)
+    other = write_pairs(folder, "pairs-0-1", found_pairs([(0, 12, 0.9)]).in_order(), 10)
     assert one[0].blocks == (0,) and other[0].blocks == (0, 1) and one[0].name != other[0].name
     assert settle(folder, "pairs-0-1", one) == one
     assert settle(folder, "pairs-0-1", other) == one == settled(folder, "pairs-0-1")
@@ -116,7 +118,7 @@ def test_the_first_attempt_to_settle_wins(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
-    file = write_pairs(str(tmp_path), "p", found_pairs([(0, 1, 0.9)]).in_order(), 10)
+    (file,) = write_pairs(str(tmp_path), "p", found_pairs([(0, 1, 0.9)]).in_order(), 10)
     (tmp_path / file.name).unlink()
     with pytest.raises(RunFailed, match="a run beside this one"):
         list(merge_range(str(tmp_path), plan_ranges([file])[0]))

@@ -16,6 +16,7 @@ from transforms import bounds, products, similarity, top_k, tuning
 from transforms.bounds import (
     Filter,
     PreparedBlock,
+    Rotation,
     prefix_filter,
     prepare,
     principal_axes,
@@ -160,7 +161,7 @@ def test_the_bound_holds_where_torch_is_told_to_multiply_float32_in_bfloat16(pre
     try:
         rows, choice = torch.from_numpy(normalize(raw)), whole_filter(384)
         z = bounds._multiply(rows, choice.projection[0]).double()
-        exact = rows.double() @ torch.from_numpy(choice.rotation).t()
+        exact = rows.double() @ torch.from_numpy(choice.matrix()).t()
         assert (z - exact).norm(dim=1).max() < choice.moved
     finally:
         torch.set_float32_matmul_precision(before)
@@ -176,6 +177,59 @@ def test_half_the_margin_would_lose_a_pair(codes):
     assert found(block, block, 1.0, same=True) == {(0, 1): np.float32(1)}
     halved = dataclasses.replace(block, error=block.error / 2)
     assert found(halved, halved, 1.0, same=True) == {}
+
+
+def test_without_slack_a_bound_from_above_would_be_below_the_score(codes, monkeypatch):
+    """A vector as short as one may be that is not divided by its length, whose codes are exact: of what the margin is
+    made of, the slack alone is left to make up for the length."""
+    block = prepare(np.full((2, 1), 1 - 9.4e-7, dtype=np.float32), Filter(None, np.eye(1)))
+    made = products_of(block, block, Tile(slice(0, 2), slice(0, 2)), Buffers(block))
+    least, most = score_bounds(block, block, made)
+    assert (least <= 1).all() and (most >= 1).all()
+    monkeypatch.setattr(bounds, "SLACK", 0)
+    short = score_bounds(block, block, made)[1] < 1
+    assert short.all() == (codes is torch.int8)  # a product that was rounded to bfloat16 has a wider bound
+
+
+def test_without_longer_rests_that_rounding_hides_would_lose_pairs(monkeypatch):
+    """Of x next to nothing is left beside the axes, which float32 takes for nothing at all; much is left of y, in the
+    same direction. The codes of both are exact."""
+    whole = [(a, b, c) for a, b, c in itertools.product(range(10, 127, 2), repeat=3) if a * a + b * b + c * c == 127**2]
+    whole += [(98, 21, 78), (78, 21, 98), (42, 26, 117)]
+    rng, cases = np.random.default_rng(0), []
+    for _ in range(150):
+        axes = np.linalg.qr(rng.standard_normal((8, 8)))[0].T[:3]
+        y = np.array(whole[rng.integers(len(whole))]) @ axes / 127
+        rest = 10 ** rng.uniform(-4.5, -2.5)
+        raw = np.stack([np.sqrt(1 - rest**2) * axes[0] + rest * axes[2], y]).astype(np.float32)
+        cases.append((raw, Filter(np.ascontiguousarray(axes[:2]), np.eye(3)), float(brute(normalize(raw))[0, 1])))
+
+    def lost() -> int:
+        blocks = [(prepare(raw, choice), score) for raw, choice, score in cases]
+        return sum((0, 1) not in found(block, block, score, same=True, tile=(32, 32)) for block, score in blocks)
+
+    assert lost() == 0
+    monkeypatch.setattr(Filter, "longer", 0.0)
+    assert lost() > 0
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 384, 1000, 1536])
+def test_a_rotation_is_orthonormal_far_beyond_what_the_proof_asks_for(dims):
+    made = Rotation(dims, seed=3).matrix()
+    assert np.linalg.norm(made @ made.T - np.eye(dims)) < 1e-12
+    assert (Filter(None, made).matrix() == whole_filter(dims, 3).matrix()).all()
+
+
+def test_scores_on_a_device_take_a_stated_memory(monkeypatch):
+    raw = make("clustered", 50, 384, 1)
+    block = prepare(raw, whole_filter(384))
+    rows, cols = (grid.ravel() for grid in np.meshgrid(np.arange(50), np.arange(50)))
+    want, taken = scores_of(block, rows, block, cols), []
+    real = torch.linalg.vecdot
+    monkeypatch.setattr(torch.linalg, "vecdot", lambda a, b: taken.append(len(a)) or real(a, b))
+    monkeypatch.setattr(similarity, "DEVICE_SCORE_BYTES", 24 * 384 * 7)
+    assert (similarity._scores_on_device(block, rows, block, cols) == want).all()
+    assert max(taken) == 7 and sum(taken) == 2500
 
 
 @SLOW
@@ -443,8 +497,13 @@ def test_the_fitted_filter_follows_the_threshold_ships_and_says_why(monkeypatch)
     high, low = fit_filter(units, 0.9), fit_filter(units, 0.7)
     assert (high.name, low.name) == ("prefix-64", "whole-384")
     assert high.why.startswith(f"{high.name} costs least on 1,024 sampled rows: ") and "whole-384" in high.why
-    shipped = pickle.loads(pickle.dumps(high))
-    assert shipped.digest == high.digest != low.digest
+    packed = [pickle.dumps(choice) for choice in (high, low)]
+    assert len(packed[0]) < 63 * 384 * 2 + 1000 and len(packed[1]) < 1000
+    shipped = [pickle.loads(some) for some in packed]
+    assert shipped[0] is pickle.loads(packed[0]) and shipped[0].why == high.why  # it is built once a process
+    alike = np.abs(np.einsum("ij,ij->i", shipped[0].basis, high.basis))  # to their signs, which matter to no bound
+    assert np.abs(alike - 1).max() < 1e-6 and shipped[0].name == high.name
+    assert shipped[1].digest == low.digest != shipped[0].digest
     monkeypatch.undo()
     soon = fit_filter(units, 0.9, pairs=10**6)
     assert soon.name == "whole-384" and "fitting another would take longer" in soon.why
