@@ -75,7 +75,7 @@ def test_processes_end_with_the_one_they_serve() -> None:
         assert len(children) == 2
         parent.kill()
     for pid in children:
-        for _ in range(200):
+        for _ in range(1200):
             if not is_running(pid):
                 break
             time.sleep(0.05)
