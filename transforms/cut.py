@@ -17,15 +17,17 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
 BLOCK_TEXT_CHARACTERS = 64 << 20
 """A block is closed at this much text, however few its rows: a worker holds a block whole."""
 
 
-def row_hashes(texts: Sequence[str]) -> np.ndarray:
+def row_hashes(texts: pa.StringArray | Sequence[str]) -> np.ndarray:
     """(n,) int64: 32 bits of each row's text. Its id is left out: one that tells where the row stands would move with
     it."""
-    return np.fromiter(map(zlib.crc32, map(str.encode, texts)), np.int64, len(texts))
+    strings = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+    return np.fromiter(map(zlib.crc32, strings.cast(pa.binary()).to_pylist()), np.int64, len(texts))
 
 
 class Cutter:

@@ -77,7 +77,7 @@ class _SplitReader:
     def _read_piece(self, piece: Slice) -> Iterator[Block | RejectChunk]:
         for rows in anchored_rows(piece, self.options):
             yield from self._take_others(rows.others)
-            characters = np.fromiter(map(len, rows.texts), np.int64, len(rows.texts))
+            characters = pc.utf8_length(rows.texts).to_numpy().astype(np.int64)
             start = 0
             for cut in self.cutter.cuts(row_hashes(rows.texts), characters):
                 self._take(piece.name, rows[start:cut], characters[start:cut])
@@ -87,10 +87,10 @@ class _SplitReader:
         _check_unchanged(piece)
 
     def _take(self, source: str, rows: Rows, characters: np.ndarray) -> None:
-        if rows.texts:
+        if len(rows):
             self.rows.append((source, rows))
             self.block_bytes += int(characters.sum())
-            self.rows_in += len(rows.texts)
+            self.rows_in += len(rows)
 
     def _take_others(self, others: Sequence[Reject | BlankLine]) -> Iterator[RejectChunk]:
         for item in others:
@@ -166,31 +166,25 @@ def _check_unchanged(piece: Slice) -> None:
 
 
 def _table(rows: list[tuple[str, Rows]], options: BlockOptions) -> pa.Table:
-    texts = [text for _, some in rows for text in some.texts]
+    texts = pa.concat_arrays([some.texts for _, some in rows])
     columns = {
-        "text": pa.array(texts, pa.string()),
+        "text": texts,
         SOURCE: pa.array([source for source, _ in rows], pa.string()).take(
-            np.repeat(np.arange(len(rows)), [len(some.texts) for _, some in rows])
+            np.repeat(np.arange(len(rows)), [len(some) for _, some in rows])
         ),
         OFFSET: pa.array(np.concatenate([some.offsets for _, some in rows]), pa.int64()),
     }
     columns = {"id": _ids(rows, columns, options)} | columns
-    kept = [values for _, some in rows for values in some.kept]
     for i, field in enumerate(options.kept):
-        try:
-            columns[field.name] = pa.array([values[i] for values in kept], field.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise RunFailed(
-                f"{rows[0][0]}: kept column '{field.name}' is no {field.type} as elsewhere: {error}"
-            ) from None
+        columns[field.name] = pa.concat_arrays([some.kept.column(i) for _, some in rows if some.kept is not None])
     return pa.table(columns)
 
 
 def _ids(rows: list[tuple[str, Rows]], columns: dict[str, pa.Array], options: BlockOptions) -> pa.Array:
     if options.read.id_column:
-        return pa.array([id_ or "" for _, some in rows for id_ in some.ids], pa.string())
+        return pa.concat_arrays([some.ids for _, some in rows])
     if options.id_from == "text":
-        return pa.array([text_id(text) for _, some in rows for text in some.texts], pa.string())
+        return pa.array(map(text_id, columns["text"].to_pylist()), pa.string())
     return pc.binary_join_element_wise(columns[SOURCE], columns[OFFSET].cast(pa.string()), "#")
 
 

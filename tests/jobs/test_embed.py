@@ -311,7 +311,7 @@ def test_kept_columns_of_line_files_are_text_and_null_where_missing(run: Run, tm
     found = run([tmp_path / "a.jsonl", tmp_path / "b.csv"], "--keep_columns", "n")
     assert {r["text"]: r["n"] for r in pq.read_table(found.output).to_pylist()} == {
         "a": "123456789012345678901234567890",
-        "b": '{"x":[1,2.5]}',
+        "b": '{"x": [1, 2.5]}',
         "c": None,
         "d": None,
         "e": "s",

@@ -32,8 +32,8 @@ __all__ = [
     "read_rows",
 ]
 
-_BATCH_READERS = {"text": read_text, "jsonl": read_jsonl}
-_ROW_READERS = {"csv": read_delimited, "tsv": read_delimited, "parquet": read_parquet}
+_BATCH_READERS = {"text": read_text, "jsonl": read_jsonl, "parquet": read_parquet}
+_ROW_READERS = {"csv": read_delimited, "tsv": read_delimited}
 
 
 def read_batches(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
@@ -49,7 +49,7 @@ def read_batches(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     if piece.format in _BATCH_READERS:
         yield from _BATCH_READERS[piece.format](piece, options)
     else:
-        yield from in_batches(_ROW_READERS[piece.format](piece, options))
+        yield from in_batches(_ROW_READERS[piece.format](piece, options), options)
 
 
 def read_rows(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
@@ -12,55 +13,88 @@ from schemas.rejects import Reason, Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, decoded, good_id, good_text, in_words, reject, reject_long
 from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, read_lines, split_lines
-from transforms.sources.rows import BlankLine, Item, ReadOptions, Row, Rows, in_batches
+from transforms.sources.rows import NO_OFFSETS, BlankLine, Item, ReadOptions, Row, Rows
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _MOST_DIGITS = 4000  # Python turns no more than 4,300 into an int
 _LINES_TO_LOOK_AT = 1000
-_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_STRING_OR_NONE = (str, type(None))
+_WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+_SCANNER = json.JSONDecoder(parse_int=len, parse_float=len)  # tells where values end; what they are is not looked at
 
 
 def read_jsonl(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     """Every line that begins in the piece. A kept column is a string: strings as they are, null or missing None, all
-    else its compact JSON."""
-    if options.id_column or options.keep_columns:
-        yield from in_batches(_items(piece, options))
-        return
+    else the JSON text that stands in the file."""
     for block in read_line_blocks(piece, options.max_record_bytes):
         if isinstance(block, LongLine):
-            yield Rows.of([reject_long(piece, block.offset, block, options.max_record_bytes)])
+            rejected = reject_long(piece, block.offset, block, options.max_record_bytes)
+            yield Rows.of_strings(NO_OFFSETS, [], others=[rejected])
         else:
-            yield _texts_alone(piece, block, options)
+            yield _rows(piece, block, options)
 
 
-def _texts_alone(piece: Slice, block: Lines, options: ReadOptions) -> Rows:
-    """Where no other columns are asked for: the text of a good line is looked up, and no more is done about it."""
-    column, offsets = options.text_column, line_offsets(block)
+def _rows(piece: Slice, block: Lines, options: ReadOptions) -> Rows:
+    """Of a good line whose values are strings, these are looked up, and no more is done about it."""
+    offsets = line_offsets(block)
     texts: list[str] = []
+    asked = tuple(name for name in (options.id_column, *options.keep_columns) if name)
+    values: list[tuple[str | None, ...]] = []  # of the columns that were asked for
     others: list[Reject | BlankLine] = []
     odd: list[int] = []
     for number, line in enumerate(split_lines(block.data)):
-        try:
-            text = orjson.loads(line)[column]
-            good = type(text) is str and text and not text.isspace()
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            good = False
-        if good:
-            texts.append(text)
-        elif isinstance(item := _item(piece, int(offsets[number]), line, options), Row):
-            texts.append(item.text)
-        else:
-            others.append(item)
-            odd.append(number)
-    return Rows(np.delete(offsets, odd), texts, others=others)
+        found = _strings(line, options.text_column, asked, bool(options.id_column))
+        if found is None:
+            item = _item(piece, int(offsets[number]), line, options)
+            if not isinstance(item, Row):
+                others.append(item)
+                odd.append(number)
+                continue
+            found = item.text, (*((item.id,) if options.id_column else ()), *item.kept)
+        texts.append(found[0])
+        values.append(found[1])
+    columns = list(zip(*values, strict=True)) or [()] * len(asked)
+    ids = columns.pop(0) if options.id_column else None
+    kept = dict(zip(options.keep_columns, columns, strict=True))
+    return Rows.of_strings(np.delete(offsets, odd), texts, ids, kept, others)  # type: ignore[arg-type]
 
 
-def _items(piece: Slice, options: ReadOptions) -> Iterator[Item]:
-    for item in read_lines(piece, options.max_record_bytes):
-        if isinstance(item, LongLine):
-            yield reject_long(piece, item.offset, item, options.max_record_bytes)
+def _strings(
+    line: bytes, text_column: str, asked: tuple[str, ...], has_id: bool
+) -> tuple[str, tuple[str | None, ...]] | None:
+    """Text and other values of a line where nothing is odd: the text a string, the others strings or what has one
+    spelling. None where somebody has to look closer."""
+    try:
+        record = orjson.loads(line)
+        text = record[text_column]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    if type(text) is not str or not text or text.isspace():
+        return None
+    if not asked:
+        return text, ()
+    values = tuple([record.get(name) for name in asked])
+    if has_id and (type(id_ := values[0]) is not int and (type(id_) is not str or not id_ or id_.isspace())):
+        return None
+    if not all(type(value) in _STRING_OR_NONE for value in values):
+        return _spelt_alike(text, values, line)
+    return text, values
+
+
+def _spelt_alike(text: str, values: Sequence[Any], line: bytes) -> tuple[str, tuple[str | None, ...]] | None:
+    """As `_strings`, with the integers, true and false among the values as JSON: there is one way to spell them, but
+    for a zero. None where there are values of other kinds."""
+    found: list[str | None] = []
+    for value in values:
+        if type(value) in _STRING_OR_NONE:
+            found.append(value)
+        elif type(value) is int and (value or b"-0" not in line):
+            found.append(str(value))
+        elif type(value) is bool:
+            found.append("true" if value else "false")
         else:
-            yield _item(piece, *item, options)
+            return None
+    return text, tuple(found)
 
 
 def _item(piece: Slice, offset: int, line: bytes, options: ReadOptions) -> Item:
@@ -110,25 +144,56 @@ def _row(offset: int, record: Any, line: bytes, options: ReadOptions) -> Row:
     if options.text_column not in record:
         error = f"no field '{options.text_column}'; there are {in_words(record)}"
         raise Refused(Reason.MISSING_FIELD, error)
-    asked = [record.get(c) for c in (options.id_column, *options.keep_columns) if c]
-    if any(type(v) in (float, dict, list) for v in asked) and _LONG_NUMBER.search(line):
-        record = _lenient(line)  # orjson makes a float of an integer above 64 bits
     text = _encodable(good_text(record[options.text_column], options.text_column), options.text_column)
     id_ = None
     if options.id_column:
-        id_ = _encodable(good_id(record.get(options.id_column), options.id_column), options.id_column)
-    return Row(offset, text, id_, tuple([_kept(record.get(c), c) for c in options.keep_columns]))
+        value = record.get(options.id_column)
+        if type(value) is float and _LONG_NUMBER.search(line):
+            value = _lenient(line)[options.id_column]  # orjson makes a float of an integer above 64 bits
+        id_ = _encodable(good_id(value, options.id_column), options.id_column)
+    return Row(offset, text, id_, _kept(record, line, options.keep_columns))
 
 
-def _kept(value: Any, column: str) -> str | None:
-    if value is None:
-        return None
-    if type(value) is not str:
+def _kept(record: dict[str, Any], line: bytes, columns: Sequence[str]) -> tuple[str | None, ...]:
+    """Strings as they are, all else as it is spelt in the line: `1.10` and `1e400` have no other spelling that keeps
+    them what they are."""
+    values = tuple([record.get(name) for name in columns])
+    if all(type(value) in _STRING_OR_NONE for value in values):
+        spelt: Mapping[str, str] = {}
+    else:
+        spelt = _spellings(line)
+    return tuple(
+        None if value is None else _encodable(value, name) if type(value) is str else spelt[name]
+        for name, value in zip(columns, values, strict=True)
+    )
+
+
+def _spellings(line: bytes) -> dict[str, str]:
+    """The text of each value of the object on the line; of a name that is there twice, the last one's. The line is
+    known to be good.
+
+    Raises Refused where a value is nested too deeply.
+    """
+    text = line.decode()
+    found: dict[str, str] = {}
+    at = _next(text, _next(text, 0) + 1)  # after the brace
+    while text[at] != "}":
+        name, at = scanstring(text, at + 1)
+        begin = _next(text, _next(text, at) + 1)  # after the colon
         try:
-            value = _compact(value)
+            _, at = _SCANNER.raw_decode(text, begin)
         except RecursionError:
-            raise Refused(Reason.BROKEN_JSON, f"field '{column}' is nested too deeply") from None
-    return _encodable(value, column)
+            raise Refused(Reason.BROKEN_JSON, f"field '{name}' is nested too deeply") from None
+        found[name] = text[begin:at]
+        at = _next(text, at)
+        if text[at] == ",":
+            at = _next(text, at + 1)
+    return found
+
+
+def _next(text: str, at: int) -> int:
+    """The first place from `at` on that holds no white space."""
+    return _WHITE_SPACE.match(text, at).end()  # type: ignore[union-attr]
 
 
 def _encodable(value: str, column: str) -> str:

@@ -1,19 +1,20 @@
 """Parquet: the columns that are needed, of the row groups that are asked for."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from schemas import storage
-from schemas.rejects import RAW_BYTES, Reason, Reject
+from schemas.rejects import RAW_BYTES, Reason
 from schemas.splits import FileInfo, Slice
 from transforms.sources.chunks import reading
-from transforms.sources.fields import Refused, good_id, good_text, in_words, reject
-from transforms.sources.rows import BadFile, ReadOptions, Row
+from transforms.sources.fields import Refused, blank_rows, in_words, reject
+from transforms.sources.rows import BadFile, ReadOptions, Rows
 
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 16 << 20
@@ -23,7 +24,7 @@ pre_buffer, each is held whole, and a row group may be the whole file."""
 _OF_VIEW = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
-def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
+def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     """Every row of row groups `start` to `stop`. Offsets are row numbers in the whole file. A column may be a field of
     a struct, `doc.text`.
 
@@ -38,7 +39,7 @@ def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject]:
         number = sum(parquet.metadata.row_group(i).num_rows for i in range(piece.start))
         for batch in parquet.iter_batches(_batch_rows(parquet, groups), row_groups=list(groups), columns=names):
             columns = [_column(batch, path) for path in paths]
-            yield from _rows(piece, options, columns, number)
+            yield _rows(piece, options, columns, number)
             number += batch.num_rows
 
 
@@ -131,43 +132,70 @@ def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     return column
 
 
-def _rows(piece: Slice, options: ReadOptions, columns: list[pa.Array], number: int) -> Iterator[Row | Reject]:
-    columns[0] = columns[0].cast(pa.large_string())
-    for i, values in enumerate(zip(*map(_values, columns), strict=True)):
-        try:
-            for value in values:
-                if type(value) is Refused:
-                    raise value
-            text = good_text(values[0], options.text_column)
-            _check_size(text, options.max_record_bytes)
-            if options.id_column:
-                yield Row(number + i, text, good_id(values[1], options.id_column), values[2:])
-            else:
-                yield Row(number + i, text, None, values[1:])
-        except Refused as refused:
-            yield reject(piece, number + i, refused, _raw(columns[0][i]))
+def _rows(piece: Slice, options: ReadOptions, columns: list[pa.Array], number: int) -> Rows:
+    texts, ids, kept = columns[0], columns[1] if options.id_column else None, columns[1 + bool(options.id_column) :]
+    refused: dict[int, Refused] = {}  # by row; the first reason counts
+
+    def refuse(rows: Iterable[int], reason: Reason, error: str) -> None:
+        for row in rows:
+            refused.setdefault(row, Refused(reason, error))
+
+    for column in columns:
+        for row, error in _invalid(column):
+            refused.setdefault(row, error)
+    texts = _strings(texts)
+    refuse(_null_rows(texts), Reason.NULL_TEXT, f"field '{options.text_column}' is null")
+    refuse(blank_rows(texts), Reason.BLANK_TEXT, f"field '{options.text_column}' is blank")
+    too_large = f"a text of more than {options.max_record_bytes} bytes (--max_record_bytes)"
+    refuse(_rows_where(pc.greater(pc.binary_length(texts), options.max_record_bytes)), Reason.TOO_LARGE, too_large)
+    if ids is not None:
+        ids = _strings(ids)
+        refuse(_null_rows(ids), Reason.MISSING_ID, f"id field '{options.id_column}' is missing or null")
+        refuse(blank_rows(ids), Reason.MISSING_ID, f"id field '{options.id_column}' is blank")
+    others = [reject(piece, number + row, error, _raw(texts[row])) for row, error in sorted(refused.items())]
+    batch = pa.record_batch(kept, names=list(options.keep_columns)) if kept else None
+    good = np.ones(len(texts), bool)
+    good[list(refused)] = False
+    return Rows(np.arange(number, number + len(texts)), texts, ids, batch, others).where(good)
 
 
-def _values(column: pa.Array) -> list[Any]:
-    """Python values; a Refused for each that cannot be one, such as a string that is no UTF-8."""
+def _strings(column: pa.Array) -> pa.StringArray:
+    """Any kind of string, or digits of integers."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.string())
+
+
+def _null_rows(column: pa.Array) -> list[int]:
+    return _rows_where(column.is_null()) if column.null_count else []
+
+
+def _rows_where(mask: pa.Array) -> list[int]:
+    return np.flatnonzero(mask.fill_null(False).to_numpy(zero_copy_only=False)).tolist()
+
+
+def _invalid(column: pa.Array) -> Iterator[tuple[int, Refused]]:
+    """Rows whose value breaks the rules of its own type, such as a string that is no UTF-8."""
     try:
-        return column.to_pylist()
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        for row in range(len(column)):
+            value = column.take(pa.array([row]))
+            try:
+                value.validate(full=True)
+                _strings(value).to_pylist() if _is_text(value.type) else None
+            except pa.ArrowInvalid as error:
+                yield row, _what_is_wrong(value[0], error)
+
+
+def _what_is_wrong(value: pa.Scalar, error: Exception) -> Refused:
+    try:
+        value.as_py()
+    except UnicodeDecodeError as found:
+        return Refused(Reason.INVALID_UTF8, f"no UTF-8 at byte {found.start} of a value: {found.reason}")
     except (ValueError, OverflowError):
-        return [_value(scalar) for scalar in column]
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError as error:
-        return Refused(Reason.INVALID_UTF8, f"no UTF-8 at byte {error.start} of a value: {error.reason}")
-    except (ValueError, OverflowError) as error:
-        return Refused(Reason.WRONG_TYPE, f"a {scalar.type} that Python cannot hold: {error}")
-
-
-def _check_size(text: str, max_record_bytes: int) -> None:
-    if 4 * len(text) > max_record_bytes and len(text.encode()) > max_record_bytes:
-        raise Refused(Reason.TOO_LARGE, f"a text of more than {max_record_bytes} bytes (--max_record_bytes)")
+        pass
+    return Refused(Reason.WRONG_TYPE, f"no good {value.type}: {error}")
 
 
 def _raw(text: pa.Scalar) -> bytes:
