@@ -166,7 +166,7 @@ def probe_write(folder: str) -> bool:
 
 def find(pattern: str) -> list[FileInfo]:
     """Files that a path, folder (with all below it) or glob names, by URI. Names starting with '.' or '_' below the
-    pattern's fixed part are no data, as everywhere in this field.
+    pattern's fixed part are no data, as everywhere in this field, unless the pattern itself says so, as `_c.txt` does.
 
     Raises InputError for a folder that cannot be listed, and for a symbolic link to nothing.
     """
@@ -180,7 +180,8 @@ def find(pattern: str) -> list[FileInfo]:
     except OSError as error:
         raise InputError(f"{pattern}: {error.filename or path} cannot be listed: {error.strerror}") from None
     fixed = len(fixed_folder(pattern))
-    data = [e for e in entries if not any(p[:1] in ("_", ".") for p in store.uri(e["name"])[fixed:].split("/"))]
+    hidden = {"_", "."} - {part[:1] for part in store.uri(path)[fixed:].split("/")}
+    data = [e for e in entries if not any(p[:1] in hidden for p in store.uri(e["name"])[fixed:].split("/"))]
     if broken := next((e["name"] for e in data if e.get("islink") and e["type"] == "other"), None):
         raise InputError(f"{pattern}: {broken} is a link to nothing that is there; mend or remove it")
     return sorted(file_info(store, entry) for entry in data if is_file(entry))

@@ -78,8 +78,8 @@ def line_blocks(chunks: Iterator[bytes], start: int, stop: int, max_line_bytes: 
         elif len(block.data) <= max_line_bytes:
             yield from _without_bom(block)
         else:
-            for line in _one_by_one(block, max_line_bytes):
-                yield from (line,) if isinstance(line, LongLine) else _without_bom(line)
+            for part in _within_limit(block, max_line_bytes):
+                yield from (part,) if isinstance(part, LongLine) else _without_bom(part)
 
 
 def _whole_lines(
@@ -114,20 +114,27 @@ def _whole_lines(
             yield LongLine(offset, b"".join(held)[:RAW_BYTES])
             offset += size
             held, size, skipping = [], 0, True
+            if 0 <= stop <= offset:
+                return
     if held:
         yield Lines(offset, b"".join(held))
 
 
-def _one_by_one(block: Lines, max_line_bytes: int) -> Iterator[Lines | LongLine]:
-    offset = block.offset
-    end = block.offset + len(block.data)
-    for line in split_lines(block.data):
-        following = min(offset + len(line) + 1, end)  # a file's last line may have no newline
-        if len(line) > max_line_bytes:
-            yield LongLine(offset, line[:RAW_BYTES])
-        else:
-            yield Lines(offset, block.data[offset - block.offset : following - block.offset])
-        offset = following
+def _within_limit(block: Lines, max_line_bytes: int) -> Iterator[Lines | LongLine]:
+    """The same lines, but for those above the limit still many at a time."""
+    begins = line_offsets(block) - block.offset
+    ends = np.append(begins[1:], len(block.data))
+    newlines = np.ones(len(begins), np.int64)
+    newlines[-1] = block.data.endswith(b"\n")  # a file's last line may have none
+    begin = 0
+    for long in np.flatnonzero(ends - begins - newlines > max_line_bytes).tolist():
+        first, after = int(begins[long]), int(ends[long])
+        if begin < first:
+            yield Lines(block.offset + begin, block.data[begin:first])
+        yield LongLine(block.offset + first, block.data[first : after - int(newlines[long])][:RAW_BYTES])
+        begin = after
+    if begin < len(block.data):
+        yield Lines(block.offset + begin, block.data[begin:])
 
 
 def _without_bom(block: Lines) -> Iterator[Lines]:

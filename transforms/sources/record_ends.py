@@ -36,8 +36,8 @@ class _State(Enum):
 
 
 class RecordEnds:
-    """Finds the ends of a file's records, one after the other. A second reader of the file, which only goes forward; so
-    all its searches together read the file once."""
+    """Finds the ends of a file's records, one after the other, each from where the last was found on: a second reader
+    of the file, which goes forward."""
 
     def __init__(self, piece: Slice, delimiter: str) -> None:
         self._piece, byte = beginning(piece), delimiter.encode()
@@ -56,7 +56,7 @@ class RecordEnds:
     def find(self, offset: int, quoted: bool) -> RecordEnd:
         """The end of the record that begins at `offset`, or of the one that goes on there inside quotes.
 
-        offset: where a line begins, not before the end that was found last
+        offset: where a line begins; not before the last end that was found, so that all searches read the file once
         """
         state, line = _State.QUOTED if quoted else _State.FIELD_START, offset
         for begin, chunk in self._chunks_from(offset):
@@ -92,7 +92,8 @@ class RecordEnds:
         return state, len(chunk)
 
     def _chunks_from(self, offset: int) -> Iterator[tuple[int, bytes]]:
-        if self._chunks is None or not self._piece.codec:  # what is compressed is decompressed once
+        if self._chunks is None or not self._piece.codec or offset < self._begin:
+            # What is compressed is decompressed once, unless the line that broke a record is itself above the limit.
             self._begin = 0 if self._piece.codec else offset
             self._chunk, self._chunks = b"", read_chunks(self._piece._replace(start=self._begin + 1))
         while self._chunk is not None:
