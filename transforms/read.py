@@ -15,14 +15,13 @@ from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead, block_
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 from schemas.splits import Slice, Split
-from transforms.cut import Anchors, Cutter, row_hashes
+from transforms.cut import Cutter
 from transforms.progress import PROGRESS
-from transforms.sources import BadFile, BlankLine, ReadOptions, Rows, read_ahead, read_batches
+from transforms.ranges import anchored_rows, row_marks
+from transforms.sources import BadFile, BlankLine, ReadOptions, Rows, read_ahead
 from transforms.trace import TRACE
 
 REJECTS_PER_CHUNK = 1000
-ANCHOR_SEARCH_SPLITS = 4
-"""How many split sizes to look ahead for an anchor before cutting at the next line: bounds what odd data can cost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,13 +76,13 @@ class _SplitReader:
     def _read_piece(self, piece: Slice) -> Iterator[Block | RejectChunk]:
         for rows in anchored_rows(piece, self.options):
             yield from self._take_others(rows.others)
-            characters = pc.utf8_length(rows.texts).to_numpy().astype(np.int64)
+            marks = row_marks(rows, self.options)
             start = 0
-            for cut in self.cutter.cuts(row_hashes(rows.texts), characters):
-                self._take(piece.name, rows[start:cut], characters[start:cut])
+            for cut in self.cutter.cuts(marks):
+                self._take(piece.name, rows[start:cut], marks.characters[start:cut])
                 yield from self._close_block()
                 start = cut
-            self._take(piece.name, rows[start:], characters[start:])
+            self._take(piece.name, rows[start:], marks.characters[start:])
         _check_unchanged(piece)
 
     def _take(self, source: str, rows: Rows, characters: np.ndarray) -> None:
@@ -113,50 +112,6 @@ class _SplitReader:
         self.bytes_left -= stands_for
         self.blocks += 1
         self.rows, self.block_bytes = [], 0
-
-
-def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Rows]:
-    """The rows that a split really reads: those of its byte range, moved on at both ends to the next anchor.
-
-    So blocks depend on the content around them, not on where the ranges happened to fall, and the ranges of a file
-    still share out its lines: each end is found from the same bytes by the same rule as its neighbour's start. In one
-    pass: only what lies between the range's end and the anchor after it is fetched twice, by two splits.
-    """
-    if piece.whole or piece.format == "parquet":
-        yield from read_batches(piece, options.read)
-        return
-    begin, end = _End(piece.start, options), _End(piece.stop, options)
-    first = 0 if piece.start == 0 else None
-    for rows in read_batches(piece._replace(stop=piece.file.size), options.read):
-        if first is None:
-            first = begin.find(rows)
-        last = end.find(rows)
-        if first is not None:
-            yield rows.between(first, last)
-        if last is not None:
-            return
-
-
-class _End:
-    """Where a range of a file ends and the next begins: at the first anchor after `position`; where none turns up for
-    very long, at a line that far on; with the file where it ends before that (as it grows, an anchor may turn up there,
-    which begins a block in any case).
-
-    Never decreasing in `position`, so that ranges of a file neither overlap nor leave a gap.
-    """
-
-    def __init__(self, position: int, options: BlockOptions) -> None:
-        self._position = position
-        self._anchors = Anchors(options.rows_per_part, entering=True)
-        self._latest = position + ANCHOR_SEARCH_SPLITS * options.split_bytes
-
-    def find(self, rows: Rows) -> int | None:
-        """Its offset, once it is there. Asked about all of the file after the position, in order, until it is."""
-        behind = rows[int(np.searchsorted(rows.offsets, self._position)) :]
-        places = [int(behind.offsets[i]) for i in self._anchors.find(row_hashes(behind.texts))[:1]]
-        places += [int(offset) for offset in rows.offsets[rows.offsets >= self._latest][:1]]
-        places += [other.offset for other in rows.others if other.offset >= self._latest][:1]
-        return min(places, default=None)
 
 
 def _check_unchanged(piece: Slice) -> None:

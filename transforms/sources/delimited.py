@@ -2,8 +2,8 @@
 
 `csv.reader` pulls the lines that a record needs from `_LineFeed`, which remembers them until the record is known to be
 well-formed. A stray quote swallows the lines after it; so a record of several lines must be well-formed to the letter.
-Where it is not, its first line alone is refused and the others are read again. A well-formed record that is refused, for
-its width or its size, is passed over whole: its lines are no rows.
+Where it is not, its first line alone is refused and the others are read again. A well-formed record that is refused,
+for its width or its size, is passed over whole: its lines are no rows.
 
 Reading again stays linear. From inside quotes, every line either goes on inside quotes, or ends the record, or shows
 that its quotes are wrong; which of these depends on that line alone. So a record that fails at some line tells that

@@ -12,7 +12,15 @@ import orjson
 from schemas.rejects import Reason, Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, decoded, good_id, good_text, in_words, reject, reject_long
-from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, read_lines, split_lines
+from transforms.sources.lines import (
+    Lines,
+    LongLine,
+    line_offsets,
+    read_line_blocks,
+    read_lines,
+    split_lines,
+    with_sizes,
+)
 from transforms.sources.rows import NO_OFFSETS, BlankLine, Item, ReadOptions, Row, Rows
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
@@ -31,7 +39,7 @@ def read_jsonl(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
             rejected = reject_long(piece, block.offset, block, options.max_record_bytes)
             yield Rows.of_strings(NO_OFFSETS, [], others=[rejected])
         else:
-            yield _rows(piece, block, options)
+            yield with_sizes(_rows(piece, block, options), block)
 
 
 def _rows(piece: Slice, block: Lines, options: ReadOptions) -> Rows:

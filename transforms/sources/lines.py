@@ -4,6 +4,7 @@ A line belongs to the range in which it begins. So the reader of a range looks a
 begins at `start` only if a newline stands there. Ranges that share out a file share out its lines.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from schemas.rejects import RAW_BYTES
 from schemas.splits import Slice
 from transforms.sources.chunks import read_chunks
+from transforms.sources.rows import Rows
 
 BOM = b"\xef\xbb\xbf"
 NEWLINE = ord("\n")
@@ -56,6 +58,13 @@ def line_offsets(block: Lines) -> np.ndarray:
     newlines = np.flatnonzero(np.frombuffer(block.data, np.uint8) == NEWLINE)
     begins = np.concatenate([[0], newlines + 1])
     return block.offset + begins[begins < len(block.data)]
+
+
+def with_sizes(rows: Rows, block: Lines) -> Rows:
+    """The rows of these lines, with the bytes of the line of each."""
+    begins = line_offsets(block)
+    sizes = np.diff(begins, append=block.offset + len(block.data))
+    return dataclasses.replace(rows, sizes=sizes[np.searchsorted(begins, rows.offsets)])
 
 
 def read_line_blocks(piece: Slice, max_line_bytes: int) -> Iterator[Lines | LongLine]:

@@ -48,6 +48,7 @@ class Rows:
     ids: pa.StringArray | None = None  # (n,), no nulls; None where no id column was asked for
     kept: pa.RecordBatch | None = None  # (n rows), the kept columns in the file's types; None where there are none
     others: Sequence[Reject | BlankLine] = ()  # in order of their offsets
+    sizes: np.ndarray | None = None  # (n,) int64, bytes of each in a line file; None where the format has no lines
 
     @classmethod
     def of_strings(
@@ -99,7 +100,8 @@ class Rows:
         """These rows, and nothing of what stands between them. Copies nothing."""
         ids = None if self.ids is None else self.ids[rows]
         kept = None if self.kept is None else self.kept[rows]
-        return Rows(self.offsets[rows], self.texts[rows], ids, kept)
+        sizes = None if self.sizes is None else self.sizes[rows]
+        return Rows(self.offsets[rows], self.texts[rows], ids, kept, sizes=sizes)
 
     def where(self, mask: np.ndarray) -> "Rows":
         """The rows for which `mask`, (n,) bool, is true, and all that stands between them."""
@@ -108,7 +110,8 @@ class Rows:
         chosen = pa.array(mask)
         ids = None if self.ids is None else self.ids.filter(chosen)
         kept = None if self.kept is None else self.kept.filter(chosen)
-        return Rows(self.offsets[mask], self.texts.filter(chosen), ids, kept, self.others)
+        sizes = None if self.sizes is None else self.sizes[mask]
+        return Rows(self.offsets[mask], self.texts.filter(chosen), ids, kept, self.others, sizes)
 
     def with_others(self, others: Iterable[Reject | BlankLine]) -> "Rows":
         """The same rows with more between them."""

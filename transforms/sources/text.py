@@ -8,7 +8,7 @@ import pyarrow as pa
 from schemas.rejects import Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, blank_rows, decoded, reject, reject_long
-from transforms.sources.lines import NEWLINE, Lines, LongLine, line_offsets, read_line_blocks, split_lines
+from transforms.sources.lines import NEWLINE, Lines, LongLine, line_offsets, read_line_blocks, split_lines, with_sizes
 from transforms.sources.rows import NO_OFFSETS, BlankLine, ReadOptions, Row, Rows
 
 
@@ -22,9 +22,9 @@ def read_text(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
         try:
             block.data.decode()  # each line is valid where all are: a newline is no part of another character
         except UnicodeDecodeError:
-            yield Rows.of(_line_by_line(piece, block), options)
+            yield with_sizes(Rows.of(_line_by_line(piece, block), options), block)
             continue
-        yield _without_blank_lines(line_offsets(block), _as_strings(block.data))
+        yield with_sizes(_without_blank_lines(line_offsets(block), _as_strings(block.data)), block)
 
 
 def _as_strings(data: bytes) -> pa.StringArray:

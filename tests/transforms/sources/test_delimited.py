@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.rejects import Reason, Reject
-from transforms.sources import BadFile, BlankLine, ReadOptions, Row, chunks, columns_of, delimited, read_rows, record_ends
+from transforms.sources import (
+    BadFile,
+    BlankLine,
+    ReadOptions,
+    Row,
+    chunks,
+    columns_of,
+    delimited,
+    read_rows,
+    record_ends,
+)
 
 IDS = ReadOptions(id_column="id")
 HEADER = b"id,text\n"
@@ -276,7 +286,24 @@ def test_good_rows_are_never_lost_for_stray_quotes_between_them(lines: list, str
     assert {i.raw for i in found if isinstance(i, Reject)} <= {b'7,"Well, I'}
 
 
-ATOMS = [b"a", b"1,", b",", b'"', b'"', b'""', b',"', b'",', b'"\n', b"\n", b"\n", b"\r\n", b"\r", b"\0", b"\xff", b"x" * 30]
+ATOMS = [
+    b"a",
+    b"1,",
+    b",",
+    b'"',
+    b'"',
+    b'""',
+    b',"',
+    b'",',
+    b'"\n',
+    b"\n",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b"\0",
+    b"\xff",
+    b"x" * 30,
+]
 
 
 def strict_end(lines: list[bytes], first: int) -> tuple[int, bool]:
