@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 BLOCK_TEXT_CHARACTERS = 64 << 20
-"""A block is closed at this much text, however few its rows: a worker holds a block whole."""
+"""A block is closed at this much text, ids and kept values included, however few its rows: a worker holds it whole."""
 
 
 def row_hashes(texts: pa.StringArray | Sequence[str]) -> np.ndarray:
