@@ -68,26 +68,8 @@ def _encoded(column: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _value_bytes(column: pa.Array) -> np.ndarray:
-    """(n,) int64: bytes of each value; of a nested one, of all that is in it."""
-    count, type_ = len(column), column.type
-    if types.is_dictionary(type_):
-        column = column.dictionary_decode()
-        type_ = column.type
-    if types.is_struct(type_):
-        return sum((_value_bytes(child) for child in column.flatten()), np.zeros(count, np.int64))
-    if types.is_list(type_) or types.is_large_list(type_) or types.is_map(type_) or types.is_fixed_size_list(type_):
-        return _list_bytes(column)
-    if types.is_primitive(type_) or types.is_fixed_size_binary(type_):
-        return np.full(count, (type_.bit_width + 7) // 8, np.int64)
+    """(n,) int64: bytes of each value; the mean of them where they are nested or of a fixed size."""
+    type_ = column.type
     if types.is_string(type_) or types.is_large_string(type_) or types.is_binary(type_) or types.is_large_binary(type_):
         return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.full(count, column.nbytes // max(count, 1), np.int64)
-
-
-def _list_bytes(column: pa.Array) -> np.ndarray:
-    if types.is_map(column.type):
-        column = column.cast(pa.list_(pa.struct([column.type.key_field, column.type.item_field])))
-    lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-    ends = np.cumsum(lengths)
-    before = np.concatenate([[0], np.cumsum(_value_bytes(column.flatten()))])
-    return (before[ends] - before[ends - lengths]).astype(np.int64)
+    return np.full(len(column), column.nbytes // max(len(column), 1), np.int64)

@@ -1,6 +1,6 @@
 """Record batches of a Parquet file that take some MiB in memory, however well the file packs its values."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,14 +18,13 @@ _ROWS_OF_LARGE_DICTIONARY = 16
 
 
 def record_batches(
-    parquet: pq.ParquetFile, file: FileInfo, groups: Sequence[int], columns: Sequence[str]
+    parquet: pq.ParquetFile, file: FileInfo, groups: Iterable[int], columns: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """All rows of the row groups, in order. What was decoded before an error comes before it."""
-    decoded = parquet.iter_batches(_rows_to_decode(parquet, file, groups, columns), row_groups=groups, columns=columns)
     held: list[pa.RecordBatch] = []
     size = 0
     try:
-        for batch in decoded:
+        for batch in _decoded(parquet, file, groups, columns):
             held.append(batch)
             size += max(batch.nbytes, batch.num_rows * BATCH_BYTES // BATCH_ROWS)
             if size >= BATCH_BYTES:
@@ -37,35 +36,41 @@ def record_batches(
     yield from _joined(held)
 
 
+def _decoded(
+    parquet: pq.ParquetFile, file: FileInfo, groups: Iterable[int], columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Row group by row group: pyarrow fails where dictionaries inside lists or structs differ from one to the next."""
+    leaves = _leaves(parquet, columns)
+    for number in groups:
+        rows = _rows_to_decode(parquet, file, number, leaves)
+        yield from parquet.iter_batches(rows, row_groups=[number], columns=columns)
+
+
 def _joined(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     if batches:
         yield batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _rows_to_decode(parquet: pq.ParquetFile, file: FileInfo, groups: Sequence[int], columns: Sequence[str]) -> int:
-    """How many rows to decode at once.
+def _rows_to_decode(parquet: pq.ParquetFile, file: FileInfo, number: int, leaves: Sequence[int]) -> int:
+    """How many rows of a row group to decode at once.
 
     A footer tells the bytes of a column as they are encoded. A dictionary may make gigabytes of few: one text of 100 KB
     in 4,096 rows is encoded in 100 KB. So fewer rows are decoded at once where a dictionary may do so, and where it is
     a large one, as many as its longest value allows.
     """
-    largest = 1
+    group = parquet.metadata.row_group(number)
+    chunks = [group.column(i) for i in leaves]
+    largest = max(1, sum(chunk.total_uncompressed_size for chunk in chunks) // max(group.num_rows, 1))
     most = BATCH_ROWS
-    for number in groups:
-        group = parquet.metadata.row_group(number)
-        encoded = 0
-        for i in _leaves(parquet, columns):
-            chunk = group.column(i)
-            encoded += chunk.total_uncompressed_size
-            if not _may_grow(parquet, chunk, i, min(BATCH_ROWS, group.num_rows)):
-                continue
-            if chunk.data_page_offset - (chunk.dictionary_page_offset or 0) < _LARGE_DICTIONARY_BYTES:
-                most = min(most, _ROWS_OF_DICTIONARY)
-            elif longest := _longest_value(file, number, parquet.schema.column(i).path):
-                largest = max(largest, longest)
-            else:
-                most = min(most, _ROWS_OF_LARGE_DICTIONARY)
-        largest = max(largest, encoded // max(group.num_rows, 1))
+    for i, chunk in zip(leaves, chunks, strict=True):
+        if not _may_grow(parquet, chunk, i, min(BATCH_ROWS, group.num_rows)):
+            continue
+        if chunk.data_page_offset - (chunk.dictionary_page_offset or 0) < _LARGE_DICTIONARY_BYTES:
+            most = min(most, _ROWS_OF_DICTIONARY)
+        elif longest := _longest_value(file, number, parquet.schema.column(i).path):
+            largest = max(largest, longest)
+        else:
+            most = min(most, _ROWS_OF_LARGE_DICTIONARY)
     return max(1, min(most, BATCH_BYTES // largest))
 
 
