@@ -1,7 +1,6 @@
 """Every value of a kept column comes out equal, or its row is rejected, or the run is refused before it begins."""
 
 import decimal
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pyarrow import types
 
-from jobs.embed import EmbedConfig
-from jobs.embed_kept import settle_kept
-from schemas import storage
-from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk
 from schemas.errors import InputError
 from schemas.kept_types import common_type
-from schemas.splits import Slice, Split
-from transforms.model import EncodeOptions
-from transforms.read import BlockOptions, read_split
-from transforms.sources import ReadOptions
+from tests.kept import came_out, pieces_of
 
-Place = tuple[str, int]  # file and row
 ROWS = 4
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
 units = st.sampled_from(["s", "ms", "us", "ns"])
@@ -150,42 +141,14 @@ def meaning(value: pa.Scalar) -> Any:
     return value.as_py()
 
 
-def write(folder: Path, name: str, column: pa.Array) -> tuple[Slice, pa.Array]:
-    """A file with the column, and the column as pyarrow reads it from there. Some types become others on the way."""
-    sink = io.BytesIO()
+def write(folder: Path, name: str, column: pa.Array) -> pa.Array:
+    """A file with the column; the column as pyarrow reads it from there. Some types become others on the way."""
     try:
         table = pa.table({"text": [f"{name} row {i}" for i in range(len(column))], "k": column})
-        pq.write_table(table, sink, row_group_size=3)
-        there = pq.read_table(io.BytesIO(sink.getvalue()))["k"].combine_chunks()
+        pq.write_table(table, folder / name, row_group_size=3)
+        return pq.read_table(folder / name)["k"].combine_chunks()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        assume(False)
-    (folder / name).write_bytes(sink.getvalue())
-    (file,) = storage.find(str(folder / name))
-    return Slice(file, name, "parquet", "", size=file.size), there
-
-
-def config_of(folder: Path) -> EmbedConfig:
-    read = ReadOptions(keep_columns=("k",))
-    return EmbedConfig(input=(str(folder),), output="out", read=read, encode=EncodeOptions())
-
-
-def came_out(pieces: list[Slice], config: EmbedConfig) -> tuple[pa.Schema, dict[Place, pa.Scalar], set[Place]]:
-    """Types, values and rejected rows, by file and row."""
-    kept = settle_kept(pieces, config)
-    read = ReadOptions(keep_columns=("k",), kept=kept)
-    options = BlockOptions(read=read, kept=kept, fingerprint_digest="model")
-    values: dict[Place, pa.Scalar] = {}
-    rejected: set[Place] = set()
-    for item in read_split(Split("split", tuple(pieces)), options):
-        if isinstance(item, Block):
-            sink = io.BytesIO()
-            pq.write_table(item.table, sink)
-            table = pq.read_table(sink)
-            places = zip(table[SOURCE].to_pylist(), table[OFFSET].to_pylist(), strict=True)
-            values |= dict(zip(places, table["k"].combine_chunks(), strict=True))
-        elif isinstance(item, RejectChunk):
-            rejected |= {(r.source, r.offset) for r in item.rejects}
-    return values, rejected
+        return assume(False)
 
 
 def overflows(value: pa.Scalar) -> bool:
@@ -210,10 +173,10 @@ def test_every_value_comes_out_equal_or_is_rejected_or_the_run_is_refused(
 ) -> None:
     folder = tmp_path_factory.mktemp("in")
     columns = [data.draw(arrays(type_, ROWS)) for type_ in (one, one if alike else other)]
-    files = [write(folder, name, column) for name, column in zip(("a.parquet", "b.parquet"), columns, strict=True)]
-    pieces, there = [piece for piece, _ in files], [column for _, column in files]
+    there = [write(folder, name, column) for name, column in zip(("a.parquet", "b.parquet"), columns, strict=True)]
+    pieces = pieces_of(folder)
     try:
-        values, rejected = came_out(pieces, config_of(folder))
+        _, values, rejected = came_out(pieces)
     except InputError as error:
         assert common_type(there[0].type, there[1].type) is None
         assert all(piece.file.uri in str(error) for piece in pieces)
