@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 BLOCK_TEXT_CHARACTERS = 64 << 20
-"""A block is closed at this much text, however few its rows: a worker holds a block whole."""
+"""A block is closed at this much text, ids and kept values included, however few its rows: a worker holds it whole."""
 _TEXTS_TOGETHER = 8
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no bits are lost
 
@@ -38,7 +38,7 @@ class RowMarks(NamedTuple):
     texts: np.ndarray  # (n,) int64: 32 bits of each row's text
     ids: np.ndarray | None  # (n,) int64: the same of its id; None where no id column was asked for
     weights: np.ndarray  # (n,) int64, 1 or more
-    characters: np.ndarray  # (n,) int64
+    bytes: np.ndarray  # (n,) int64: what a worker holds of it: its text, in characters, and the bytes of all else
 
 
 def row_hashes(strings: Sequence[str] | pa.StringArray) -> np.ndarray:
@@ -65,7 +65,7 @@ class Cutter:
         candidates, anchors = self._candidates.find(rows)
         always = set(anchors.tolist())
         size = len(rows.texts)
-        weights, characters = _sums(rows.weights), _sums(rows.characters)
+        weights, characters = _sums(rows.weights), _sums(rows.bytes)
         start, start_character = -self._weight, -self._characters  # of the open block, seen from this batch
         found: list[int] = []
 

@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from schemas.splits import Slice
+from transforms.block_table import kept_bytes
 from transforms.cut import Candidates, RowMarks, row_hashes, weight_unit
 from transforms.sources import Rows, parquet_row_groups, read_batches
 
@@ -44,7 +45,7 @@ def row_marks(rows: Rows, options: "BlockOptions") -> RowMarks:
         row_hashes(rows.texts),
         None if rows.ids is None else row_hashes(rows.ids),
         np.maximum(sizes // weight_unit(options.rows_per_part, options.split_bytes), 1).astype(np.int64),
-        pc.utf8_length(rows.texts).to_numpy().astype(np.int64),
+        pc.utf8_length(rows.texts).to_numpy().astype(np.int64) + kept_bytes(rows),
     )
 
 

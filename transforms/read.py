@@ -1,20 +1,19 @@
 """Split -> blocks of rows, rejected rows, and a record that the split was read to its end."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas import storage
-from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead, block_name
+from schemas.blocks import Block, RejectChunk, SplitRead, block_name
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 from schemas.splits import Slice, Split
+from transforms.block_table import block_table
 from transforms.cut import Cutter
 from transforms.progress import PROGRESS
 from transforms.ranges import anchored_rows, row_marks
@@ -79,16 +78,16 @@ class _SplitReader:
             marks = row_marks(rows, self.options)
             start = 0
             for cut in self.cutter.cuts(marks):
-                self._take(piece.name, rows[start:cut], marks.characters[start:cut])
+                self._take(piece.name, rows[start:cut], marks.bytes[start:cut])
                 yield from self._close_block()
                 start = cut
-            self._take(piece.name, rows[start:], marks.characters[start:])
+            self._take(piece.name, rows[start:], marks.bytes[start:])
         _check_unchanged(piece)
 
-    def _take(self, source: str, rows: Rows, characters: np.ndarray) -> None:
+    def _take(self, source: str, rows: Rows, held: np.ndarray) -> None:
         if len(rows):
             self.rows.append((source, rows))
-            self.block_bytes += int(characters.sum())
+            self.block_bytes += int(held.sum())
             self.rows_in += len(rows)
 
     def _take_others(self, others: Sequence[Reject | BlankLine]) -> Iterator[RejectChunk]:
@@ -105,7 +104,7 @@ class _SplitReader:
     def _close_block(self) -> Iterator[Block]:
         if not self.rows:
             return
-        table = _table(self.rows, self.options)
+        table = block_table(self.rows, self.options.read, self.options.kept, self.options.id_from)
         name = block_name(table, self.options.fingerprint_digest)
         stands_for = min(self.block_bytes, self.bytes_left)
         yield Block(self.split.id, self.blocks, name, table, stands_for)
@@ -118,34 +117,6 @@ def _check_unchanged(piece: Slice) -> None:
     """What was planned must be what was read, or a later run would take over rows that are no longer the file's."""
     if not storage.is_unchanged(piece.file):
         raise RunFailed(f"{piece.file.uri}: changed while it was read; run again when nothing writes to it")
-
-
-def _table(rows: list[tuple[str, Rows]], options: BlockOptions) -> pa.Table:
-    texts = pa.concat_arrays([some.texts for _, some in rows])
-    columns = {
-        "text": texts,
-        SOURCE: pa.array([source for source, _ in rows], pa.string()).take(
-            np.repeat(np.arange(len(rows)), [len(some) for _, some in rows])
-        ),
-        OFFSET: pa.array(np.concatenate([some.offsets for _, some in rows]), pa.int64()),
-    }
-    columns = {"id": _ids(rows, columns, options)} | columns
-    for i, field in enumerate(options.kept):
-        columns[field.name] = pa.concat_arrays([some.kept.column(i) for _, some in rows if some.kept is not None])
-    return pa.table(columns)
-
-
-def _ids(rows: list[tuple[str, Rows]], columns: dict[str, pa.Array], options: BlockOptions) -> pa.Array:
-    if options.read.id_column:
-        return pa.concat_arrays([some.ids for _, some in rows])
-    if options.id_from == "text":
-        return pa.array(map(text_id, columns["text"].to_pylist()), pa.string())
-    return pc.binary_join_element_wise(columns[SOURCE], columns[OFFSET].cast(pa.string()), "#")
-
-
-def text_id(text: str) -> str:
-    """Hex of a 128-bit hash of the text: the id under `--id_from text`."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclasses.dataclass

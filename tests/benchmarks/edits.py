@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.edits [--megabytes 100]
 
-For row sizes from 10 bytes to 100 KB, and for texts that repeat, in JSONL and Parquet with ids. Blocks are told apart by
-their names, as a run does it; nothing is encoded. Prints a Markdown table.
+For row sizes from 10 bytes to 100 KB, and for texts that repeat, in JSONL and Parquet with ids. Blocks are told apart
+by their names, as a run does it; nothing is encoded. Prints a Markdown table.
 """
 
 import argparse

@@ -285,7 +285,7 @@ def test_ids_come_from_a_column_a_place_or_the_text(run: Run, tmp_path: Path) ->
 
 
 def embed_id(text: str) -> str:
-    from transforms.read import text_id
+    from transforms.block_table import text_id
 
     return text_id(text)
 

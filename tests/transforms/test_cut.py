@@ -46,7 +46,7 @@ def first_anchor(hashes: list[int], start: int, **more: list[int]) -> int | None
 def cuts_by_the_rule(rows: RowMarks) -> Iterator[int]:
     """Row by row, as the module says it."""
     least, spacing, limit = ROWS_PER_PART // 16, ROWS_PER_PART // 4, cut.BLOCK_TEXT_CHARACTERS
-    texts, weights, characters = (v.tolist() for v in (rows.texts, rows.weights, rows.characters))
+    texts, weights, characters = (v.tolist() for v in (rows.texts, rows.weights, rows.bytes))
     together = cut._together(rows.texts).tolist()
 
     def near(i: int) -> range:

@@ -37,7 +37,9 @@ def read_delimited(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject 
     header = records.header()
     if not header:
         return
-    text_at, *kept_at = [_position(piece, header, c) for c in (options.text_column, *options.keep_columns)]
+    text_at = _position(piece, header, options.text_column)
+    may_lack = options.missing_columns == "null"
+    kept_at = [None if may_lack and c not in header else _position(piece, header, c) for c in options.keep_columns]
     id_at = _position(piece, header, options.id_column) if options.id_column else None
     number, width = 0, len(header)
     while True:
@@ -50,7 +52,7 @@ def read_delimited(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject 
                 continue
             text = good_text(fields[text_at], options.text_column)
             id_ = None if id_at is None else good_id(fields[id_at], header[id_at])
-            yield Row(number, text, id_, tuple([fields[i] for i in kept_at]))
+            yield Row(number, text, id_, tuple([None if i is None else fields[i] for i in kept_at]))
         except Refused as refused:
             yield reject(piece, number, refused, records.raw())
         number += 1

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from json.decoder import scanstring  # type: ignore[attr-defined]
 from typing import Any
 
@@ -128,6 +128,28 @@ def jsonl_columns(piece: Slice, options: ReadOptions) -> list[str]:
         if isinstance(record, dict):
             return list(record)
     return []
+
+
+def has_field(piece: Slice, name: str, options: ReadOptions) -> bool:
+    """Whether an object on one of the piece's lines has the field. Raises BadFile."""
+    spellings = {json.dumps(name).encode(), json.dumps(name, ensure_ascii=False).encode()}
+    for block in read_line_blocks(piece, options.max_record_bytes):
+        if isinstance(block, LongLine):
+            continue
+        if not any(spelling in block.data for spelling in spellings) and b"\\" not in block.data:
+            continue  # with escapes, a name has more spellings than one
+        for line in split_lines(block.data):
+            if (b"\\" in line or any(spelling in line for spelling in spellings)) and name in _names(line):
+                return True
+    return False
+
+
+def _names(line: bytes) -> Collection[str]:
+    try:
+        record = _lenient(line)
+    except Refused:
+        return ()
+    return record if isinstance(record, dict) else ()
 
 
 def _lenient(line: bytes) -> Any:

@@ -7,92 +7,94 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from schemas import storage
+from schemas.kept_types import plain_type
 from schemas.rejects import RAW_BYTES, Reason
 from schemas.splits import FileInfo, Slice
-from transforms.sources.chunks import reading
 from transforms.sources.fields import Refused, blank_rows, in_words, reject
+from transforms.sources.parquet_batches import record_batches
+from transforms.sources.parquet_footer import FIRST_BUFFER_BYTES, opened, parquet_footer
 from transforms.sources.rows import BadFile, ReadOptions, Rows
 
-_BATCH_ROWS = 4096
-_BATCH_BYTES = 16 << 20
-_BUFFER_BYTES, _FIRST_BUFFER_BYTES = 4 << 20, 256 << 10
-"""Column chunks are streamed by this much, the second where only first rows are wanted; without it, or with pyarrow's
-pre_buffer, each is held whole, and a row group may be the whole file."""
-_OF_VIEW = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+_BUFFER_BYTES = 4 << 20
+"""Column chunks are streamed by this much; without it, or with pyarrow's pre_buffer, each is held whole, and a row
+group may be the whole file. By less where only first rows are wanted."""
 
 
 def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     """Every row of row groups `start` to `stop`. Offsets are row numbers in the whole file. A column may be a field of
-    a struct, `doc.text`.
+    a struct, `doc.text`. A column of nulls counts as one of null texts.
 
     Raises:
         BadFile: no readable Parquet, or a column is missing, or of a type that is no text (no text or integer: the id).
     """
-    with _opened(piece.file, _BUFFER_BYTES if piece.size else _FIRST_BUFFER_BYTES) as parquet:
-        names = [options.text_column, *([options.id_column] if options.id_column else []), *options.keep_columns]
-        paths = [_path(piece.file.uri, parquet.schema_arrow, name) for name in names]
-        _check_types(piece, parquet.schema_arrow, options, paths)
-        groups = range(parquet.metadata.num_row_groups)[piece.start : piece.stop if piece.stop >= 0 else None]
-        number = sum(parquet.metadata.row_group(i).num_rows for i in range(piece.start))
-        for batch in parquet.iter_batches(_batch_rows(parquet, groups), row_groups=list(groups), columns=names):
-            columns = [_column(batch, path) for path in paths]
-            yield _rows(piece, options, columns, number)
+    with opened(piece.file, _BUFFER_BYTES if piece.size else FIRST_BUFFER_BYTES) as parquet:
+        columns = _Columns(piece, parquet.schema_arrow, options)
+        rows_of = [rows for rows, _ in parquet_footer(piece.file).groups]
+        groups = range(len(rows_of))[piece.start : piece.stop if piece.stop >= 0 else None]
+        number = sum(rows_of[: piece.start])
+        for batch in record_batches(parquet, piece.file, groups, columns.names):
+            yield _rows(piece, options, columns.of(batch), number)
             number += batch.num_rows
 
 
 def parquet_row_groups(file: FileInfo) -> list[tuple[int, int]]:
     """`(rows, bytes)` of each row group, from the footer alone; bytes of all columns, before compression."""
-    with _opened(file) as parquet:
-        groups = map(parquet.metadata.row_group, range(parquet.metadata.num_row_groups))
-        return [(g.num_rows, g.total_byte_size) for g in groups]
+    return list(parquet_footer(file).groups)
 
 
 def parquet_schema(file: FileInfo) -> pa.Schema:
-    with _opened(file) as parquet:
-        return parquet.schema_arrow
+    return parquet_footer(file).schema
+
+
+def kept_type(file: FileInfo, column: str) -> pa.DataType | None:
+    """The column's type in the file; None where the file has no such column.
+
+    Raises:
+        BadFile: no readable Parquet, or two columns of that name.
+    """
+    schema = parquet_schema(file)
+    path = _path(file.uri, schema, column, required=False)
+    return plain_type(_type_at(schema, path)) if path else None
 
 
 def kept_fields(piece: Slice, options: ReadOptions) -> list[pa.Field]:
     """The kept columns as the file has them: its types, without its metadata, and nullable. Views become what they are
-    views of: Arrow cannot take rows of them."""
-    schema = parquet_schema(piece.file)
-    fields = []
-    for name in options.keep_columns:
-        type_ = _type_at(schema, _path(piece.file.uri, schema, name))
-        fields.append(pa.field(name, _OF_VIEW.get(type_, type_)))
-    return fields
+    views of."""
+    found = _Columns(piece, parquet_schema(piece.file), options)
+    return [
+        pa.field(name, plain_type(type_)) for name, type_ in zip(options.keep_columns, found.kept_types, strict=True)
+    ]
 
 
-@contextlib.contextmanager
-def _opened(listed: FileInfo, buffer_bytes: int = _FIRST_BUFFER_BYTES) -> Iterator[pq.ParquetFile]:
-    uri = listed.uri
-    with reading(uri), storage.open_random(listed) as file:
-        try:
-            yield pq.ParquetFile(file, buffer_size=buffer_bytes, pre_buffer=False, page_checksum_verification=True)
-        except (ConnectionError, TimeoutError):
-            raise
-        except (pa.ArrowException, OSError) as error:
-            raise BadFile(uri, f"no readable Parquet file: {str(error).strip()}") from None
+class _Columns:
+    """Where in a file the columns are that were asked for: text, id if any, kept ones. Raises BadFile."""
+
+    def __init__(self, piece: Slice, schema: pa.Schema, options: ReadOptions) -> None:
+        asked = [options.text_column, *([options.id_column] if options.id_column else [])]
+        required = options.missing_columns == "error"
+        self._paths = [_path(piece.file.uri, schema, name) for name in asked]
+        kept = [_path(piece.file.uri, schema, name, required) for name in options.keep_columns]
+        self.kept_types = [_type_at(schema, path) if path else pa.null() for path in kept]
+        self._paths += kept
+        _check_types(piece, schema, options, self._paths)
+        self.names = [name for name, path in zip([*asked, *options.keep_columns], self._paths, strict=True) if path]
+
+    def of(self, batch: pa.RecordBatch) -> list[pa.Array]:
+        return [_column(batch, path) if path else pa.nulls(batch.num_rows) for path in self._paths]
 
 
-def _batch_rows(parquet: pq.ParquetFile, groups: range) -> int:
-    """Fewer where rows are large, so that a batch is some MiB in any case."""
-    groups_ = [parquet.metadata.row_group(i) for i in groups]
-    largest_row = max((g.total_byte_size // max(g.num_rows, 1) for g in groups_), default=0)
-    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(largest_row, 1)))
-
-
-def _path(uri: str, schema: pa.Schema, name: str) -> list[str]:
-    """Where the column is: its name, or the names of a struct and its fields. Raises BadFile."""
+def _path(uri: str, schema: pa.Schema, name: str, required: bool = True) -> list[str]:
+    """Where the column is: its name, or the names of a struct and its fields; [] where it is nowhere and need not be.
+    Raises BadFile."""
     if schema.names.count(name) == 1:
         return [name]
     path = name.split(".")
     with contextlib.suppress(KeyError):
         _type_at(schema, path)
         return path
+    if not required and name not in schema.names:
+        return []
     found = "two columns" if name in schema.names else "no column"
     raise BadFile(uri, f"{found} '{name}'; there are {in_words(schema.names)}")
 
@@ -122,7 +124,8 @@ def _check_types(piece: Slice, schema: pa.Schema, options: ReadOptions, paths: l
 def _is_text(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_kind(type_) for is_kind in kinds)
 
 
 def _column(batch: pa.RecordBatch, path: list[str]) -> pa.Array:

@@ -173,9 +173,12 @@ class BadFile(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How records become rows. Part of every split's identity."""
+    """How records become rows. Part of every split's identity, but for `kept`, whose types are, and `missing_columns`,
+    which decides whether a run begins and not what its rows are."""
 
     text_column: str = "text"
     id_column: str | None = None
     keep_columns: tuple[str, ...] = ()
     max_record_bytes: int = 16 << 20
+    kept: pa.Schema | None = None  # what kept columns become, as planned; None: as the file has them
+    missing_columns: str = "error"  # error or null: what a kept column is that a file does not have

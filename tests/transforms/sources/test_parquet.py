@@ -4,6 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from schemas import storage
 from schemas.rejects import Reason, Reject
 from transforms.sources import (
     BadFile,
@@ -11,7 +12,7 @@ from transforms.sources import (
     Row,
     columns_of,
     kept_schema,
-    parquet,
+    parquet_batches,
     parquet_row_groups,
     read_batches,
     read_rows,
@@ -65,7 +66,7 @@ def test_a_row_group_is_streamed_and_never_held_whole(write, monkeypatch, size: 
             asked.append(size)
             return super().read(size)
 
-    monkeypatch.setattr(parquet.storage, "open_random", lambda file: Counting(file.uri))
+    monkeypatch.setattr(storage, "open_random", lambda file: Counting(file.uri))
     rows = read_rows(piece._replace(size=size), PLAIN)
     assert next(rows) == Row(0, "0" * 1000, None, ())
     assert sum(asked) < 6 << 20  # a batch, of 20 MB
@@ -84,9 +85,9 @@ def test_row_groups_are_told_from_the_footer(write) -> None:
 def test_batches_do_not_change_what_is_read(write, monkeypatch) -> None:
     piece = write("a.parquet", content(TEN, row_group_size=10))
     whole = read(piece)
-    monkeypatch.setattr(parquet, "_BATCH_ROWS", 3)
+    monkeypatch.setattr(parquet_batches, "BATCH_ROWS", 3)
     assert read(piece) == whole
-    monkeypatch.setattr(parquet, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(parquet_batches, "BATCH_BYTES", 1)
     assert read(piece) == whole
 
 
