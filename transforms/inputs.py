@@ -11,11 +11,13 @@ from schemas.manifest import newest_manifest
 from schemas.matches import QUERIES_FOLDER, UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER, WORK_FOLDER
 from schemas.splits import FileInfo, Slice, Split, split_id
+from transforms.ranges import LARGE_FILE_SPLITS, SEARCH_SPLITS
 from transforms.sources import BadFile, detect, parquet_row_groups
 
 PACK_FILES = 4096
 """Most files in one pack: each costs an open, and a pack is the unit of work."""
 
+LARGE_ROW_BYTES = 512
 LINE_FORMATS = ("text", "jsonl")
 _LOGGER = logging.getLogger(__name__)
 
@@ -104,6 +106,8 @@ def _row_group_slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
     except BadFile:
         yield whole  # the reader says what is wrong with it, or skips it
         return
+    if _is_large_of_large_rows(groups, split_bytes):
+        split_bytes *= SEARCH_SPLITS
     start = gathered = 0
     for number, (_, group_bytes) in enumerate(groups):
         if gathered and gathered + group_bytes > split_bytes:
@@ -111,6 +115,12 @@ def _row_group_slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
             start, gathered = number, 0
         gathered += group_bytes
     yield whole._replace(start=start, stop=len(groups), size=gathered)
+
+
+def _is_large_of_large_rows(groups: Sequence[tuple[int, int]], split_bytes: int) -> bool:
+    """Of such a file, what two splits read, from the end of a range to the next anchor, would be much of a split."""
+    rows, size = (sum(values) for values in zip(*groups, strict=True)) if groups else (0, 0)
+    return size >= LARGE_FILE_SPLITS * split_bytes and size >= LARGE_ROW_BYTES * rows
 
 
 def _packs(small: list[Slice], split_bytes: int) -> Iterator[tuple[Slice, ...]]:

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from schemas.splits import Slice
 from transforms.block_table import kept_bytes
 from transforms.cut import Candidates, RowMarks, row_hashes, weight_unit
-from transforms.sources import Rows, parquet_row_groups, read_batches
+from transforms.sources import Rows, beginning, parquet_row_groups, read_batches
 
 if TYPE_CHECKING:
     from transforms.read import BlockOptions
@@ -148,7 +148,7 @@ def _between_row_groups(piece: Slice, options: "BlockOptions") -> Iterator[Rows]
     groups = parquet_row_groups(piece.file)
     begin = _row_group_boundary(groups, piece.start, options) if piece.start else None
     end = _row_group_boundary(groups, piece.stop, options) if piece.stop < len(groups) else None
-    for rows in read_batches(piece._replace(stop=len(groups)), options.read):
+    for rows in _from_row_group(piece, len(groups), options):
         reached = max([*rows.offsets[-1:].tolist(), *(other.offset for other in rows.others[-1:])], default=0)
         first = _row_group_offset(begin, rows, reached) if begin else 0
         last = _row_group_offset(end, rows, reached) if end else None
@@ -156,6 +156,13 @@ def _between_row_groups(piece: Slice, options: "BlockOptions") -> Iterator[Rows]
             yield rows.between(first, last)
         if last is not None:
             return
+
+
+def _from_row_group(piece: Slice, groups: int, options: "BlockOptions") -> Iterator[Rows]:
+    """All rows from the piece on, behind it few at once: not many of them are wanted."""
+    yield from read_batches(piece, options.read)
+    if piece.stop < groups:
+        yield from read_batches(beginning(piece._replace(start=piece.stop, stop=groups)), options.read)
 
 
 def _row_group_boundary(groups: list[tuple[int, int]], number: int, options: "BlockOptions") -> _Boundary:

@@ -31,14 +31,7 @@ def random_rows(row_bytes: int, n: int, distinct: int = 0) -> list[Row]:
     """distinct: number of distinct texts; 0 for all"""
     rng = random.Random(row_bytes)
 
-    def text() -> str:
-        return (
-            "".join(rng.choices("etaoin shrdlu", k=row_bytes))
-            if row_bytes < 500
-            else f"{rng.getrandbits(64):016x} " * (row_bytes // 17)
-        )
-
-    texts = [text() for _ in range(distinct or n)]
+    texts = [rng.randbytes(row_bytes // 2).hex() for _ in range(distinct or n)]
     return [(f"{rng.getrandbits(48):x}", rng.choice(texts) if distinct else texts[i]) for i in range(n)]
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "ReadOptions",
     "Row",
     "Rows",
+    "beginning",
     "beginnings",
     "can_cast",
     "columns_of",

@@ -12,10 +12,11 @@ from schemas.kept_types import plain_type
 from schemas.rejects import RAW_BYTES, Reason
 from schemas.splits import FileInfo, Slice
 from transforms.sources.fields import Refused, blank_rows, in_words, reject
-from transforms.sources.parquet_batches import record_batches
+from transforms.sources.parquet_batches import BATCH_BYTES, record_batches
 from transforms.sources.parquet_footer import FIRST_BUFFER_BYTES, opened, parquet_footer
 from transforms.sources.rows import BadFile, ReadOptions, Rows
 
+_FIRST_BATCH_BYTES = 1 << 20
 _BUFFER_BYTES = 4 << 20
 """Column chunks are streamed by this much; without it, or with pyarrow's pre_buffer, each is held whole, and a row
 group may be the whole file. By less where only first rows are wanted."""
@@ -28,12 +29,13 @@ def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     Raises:
         BadFile: no readable Parquet, or a column is missing, or of a type that is no text (no text or integer: the id).
     """
-    with opened(piece.file, _BUFFER_BYTES if piece.size else FIRST_BUFFER_BYTES) as parquet:
+    buffer_bytes, batch_bytes = (_BUFFER_BYTES, BATCH_BYTES) if piece.size else (FIRST_BUFFER_BYTES, _FIRST_BATCH_BYTES)
+    with opened(piece.file, buffer_bytes) as parquet:
         columns = _Columns(piece, parquet.schema_arrow, options)
         rows_of = [rows for rows, _ in parquet_footer(piece.file).groups]
         groups = range(len(rows_of))[piece.start : piece.stop if piece.stop >= 0 else None]
         number = sum(rows_of[: piece.start])
-        for batch in record_batches(parquet, piece.file, groups, columns.names):
+        for batch in record_batches(parquet, piece.file, groups, columns.names, batch_bytes):
             yield _rows(piece, options, columns.of(batch), number)
             number += batch.num_rows
 

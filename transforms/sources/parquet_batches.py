@@ -18,16 +18,19 @@ _ROWS_OF_LARGE_DICTIONARY = 16
 
 
 def record_batches(
-    parquet: pq.ParquetFile, file: FileInfo, groups: Iterable[int], columns: Sequence[str]
+    parquet: pq.ParquetFile, file: FileInfo, groups: Iterable[int], columns: Sequence[str], most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
-    """All rows of the row groups, in order. What was decoded before an error comes before it."""
+    """All rows of the row groups, in order. What was decoded before an error comes before it.
+
+    most_bytes: about the bytes of a batch, BATCH_BYTES at most
+    """
     held: list[pa.RecordBatch] = []
     size = 0
     try:
-        for batch in _decoded(parquet, file, groups, columns):
+        for batch in _decoded(parquet, file, groups, columns, most_bytes):
             held.append(batch)
             size += max(batch.nbytes, batch.num_rows * BATCH_BYTES // BATCH_ROWS)
-            if size >= BATCH_BYTES:
+            if size >= most_bytes:
                 yield from _joined(held)
                 held, size = [], 0
     except (pa.ArrowException, OSError):
@@ -37,12 +40,12 @@ def record_batches(
 
 
 def _decoded(
-    parquet: pq.ParquetFile, file: FileInfo, groups: Iterable[int], columns: Sequence[str]
+    parquet: pq.ParquetFile, file: FileInfo, groups: Iterable[int], columns: Sequence[str], most_bytes: int
 ) -> Iterator[pa.RecordBatch]:
     """Row group by row group: pyarrow fails where dictionaries inside lists or structs differ from one to the next."""
     leaves = _leaves(parquet, columns)
     for number in groups:
-        rows = _rows_to_decode(parquet, file, number, leaves)
+        rows = _rows_to_decode(parquet, file, number, leaves, most_bytes)
         yield from parquet.iter_batches(rows, row_groups=[number], columns=columns)
 
 
@@ -51,7 +54,9 @@ def _joined(batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
-def _rows_to_decode(parquet: pq.ParquetFile, file: FileInfo, number: int, leaves: Sequence[int]) -> int:
+def _rows_to_decode(
+    parquet: pq.ParquetFile, file: FileInfo, number: int, leaves: Sequence[int], most_bytes: int
+) -> int:
     """How many rows of a row group to decode at once.
 
     A footer tells the bytes of a column as they are encoded. A dictionary may make gigabytes of few: one text of 100 KB
@@ -71,7 +76,7 @@ def _rows_to_decode(parquet: pq.ParquetFile, file: FileInfo, number: int, leaves
             largest = max(largest, longest)
         else:
             most = min(most, _ROWS_OF_LARGE_DICTIONARY)
-    return max(1, min(most, BATCH_BYTES // largest))
+    return max(1, min(most, most_bytes // largest))
 
 
 def _leaves(parquet: pq.ParquetFile, columns: Sequence[str]) -> list[int]:
