@@ -46,6 +46,8 @@ class EmbedConfig:
     encode: EncodeOptions
     format: str = "auto"
     id_from: str = "offset"
+    input_root: str | None = None
+    may_rename: bool = False  # whether ids may change with the folder that names of files are relative to
     kept_types: dict[str, pa.DataType] = dataclasses.field(default_factory=dict)  # by kept column, where given
     rows_per_part: int = 16_384
     split_bytes: int = 8 << 20
@@ -139,6 +141,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="GLOB",
         help="files, folders or globs of text shards",
     )
+    add("--input_root", metavar="DIR", help="ids name files below it; default: the deepest folder that --input shares")
     add("--output", required=True, metavar="DIR", help="folder of the dataset; an earlier output is brought up to date")
     add_reader_flags(add)
     add(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from jobs.embed_kept import as_published, settle_kept
+from jobs.embed_root import ROOT, check_root, input_root
 from schemas import storage
 from schemas.errors import InputError
 from schemas.manifest import Manifest, newest_manifest
@@ -31,11 +32,13 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         InputError: no such input, no such column, an output that is no place for a dataset.
     """
     started = time.time()
-    files = list_inputs(config.input)
+    root = input_root(config)
+    files = list_inputs(config.input, root)
     check_output(config.output, config.input, (file for file, _ in files))
     read_footers(file for file, name in files if _footer_is_needed(file, name, config))
     slices = slice_files(files, config.format, config.split_bytes)
     base = newest_manifest(config.output)
+    check_root(config, base, root, files)
     earlier = None if config.fresh else base
     kept = _kept_columns({p.file.uri: p for pieces in slices for p in pieces}.values(), config, model, earlier)
     recorded = _recorded_options(config, kept)
@@ -53,7 +56,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         inputs=tuple(file._replace(uri=storage.blanked(file.uri)) for file, _ in files),
         fingerprint=model.fingerprint,
         kept=kept,
-        options=recorded | _duplicates_kept(config),
+        options=recorded | _duplicates_kept(config) | {ROOT: storage.blanked(root)},
         input_bytes=sum(split.input_bytes for split in todo),
         unique_ids=config.unique_ids,
         max_error_rate=config.max_error_rate,

@@ -40,6 +40,7 @@ def embed_queries(args: argparse.Namespace, corpus: ModelFingerprint, options: P
         encode=encode,
         format=args.format,
         id_from=args.id_from,
+        may_rename=True,
         duplicate_ids=args.duplicate_ids,
     )
     try:

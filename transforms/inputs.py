@@ -1,6 +1,8 @@
 """Inputs -> splits: listing, slicing, packing, and what a published version lets this run take over."""
 
+import contextlib
 import logging
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -22,11 +24,11 @@ LINE_FORMATS = ("text", "jsonl")
 _LOGGER = logging.getLogger(__name__)
 
 
-def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
+def list_inputs(patterns: Sequence[str], root: str | None = None) -> list[tuple[FileInfo, str]]:
     """Files that the patterns match, each once, with the name that ids are made of; in the order of these names.
 
-    The name is the path below the deepest folder that all patterns share before their first wildcard. It is taken from
-    the patterns, not from what they match today, so that tomorrow's files do not change today's names.
+    root: the folder that names are relative to, as a URI that ends with '/'; `common_root` by default. A file
+        elsewhere has its URI for a name
 
     Raises:
         InputError: a pattern matches nothing, or a file whose name is no UTF-8, which ids could not hold.
@@ -44,8 +46,41 @@ def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
                 f"--input {pattern}: the name of {odd!r} is no UTF-8, so no id can be made of it; rename it"
             )
         found |= {file.uri: file for file in files}
-    base = _common_folder([storage.fixed_folder(p) for p in patterns])
+    if links := linked_files(found):
+        link, target = min(links.items())
+        _LOGGER.warning(
+            f"--input: {len(links):,} of {len(found):,} names are links to a file that has another of them, as {link} "
+            f"to {target}; each file is read once"
+        )
+        found = {uri: file for uri, file in found.items() if uri not in links}
+    base = common_root(patterns) if root is None else root
     return sorted(((file, uri.removeprefix(base)) for uri, file in found.items()), key=lambda pair: pair[1])
+
+
+def common_root(patterns: Sequence[str]) -> str:
+    """The deepest folder that all patterns share before their first wildcard. It is taken from the patterns, not from
+    what they match today, so that tomorrow's files do not change today's names."""
+    return _common_folder([storage.fixed_folder(p) for p in patterns])
+
+
+def linked_files(uris: Iterable[str]) -> dict[str, str]:
+    """On a disk, the names that lead to the same file as another one, which has the value's name: hard and symbolic
+    links, also to a folder above. The one kept is no symbolic link, if one of them is none, and the first by name."""
+    same: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+    for uri in sorted(uris):
+        if storage.is_local(uri):
+            with contextlib.suppress(OSError):  # who reads it will say so
+                there = os.stat(uri)
+                key = (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+                same.setdefault(key, []).append((uri, there.st_nlink))
+    links: dict[str, str] = {}
+    for names in same.values():
+        targets = {os.path.realpath(uri) for uri, _ in names} if len(names) > 1 else set()
+        if len(targets) > 1 and min(nlink for _, nlink in names) == 1:
+            continue  # some file systems give one number to several files
+        kept = min((os.path.realpath(uri) != uri, uri) for uri, _ in names)[1] if targets else names[0][0]
+        links |= {uri: kept for uri, _ in names if uri != kept}
+    return links
 
 
 def _is_utf8(name: str) -> bool:
