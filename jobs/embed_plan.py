@@ -36,7 +36,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     files = list_inputs(config.input, root)
     check_output(config.output, config.input, (file for file, _ in files))
     read_footers(file for file, name in files if _footer_is_needed(file, name, config))
-    slices = slice_files(files, config.format, config.split_bytes)
+    slices = slice_files(files, config.format, config.split_bytes, config.rows_per_part)
     base = newest_manifest(config.output)
     check_root(config, base, root, files)
     earlier = None if config.fresh else base

@@ -19,7 +19,6 @@ from transforms.sources import BadFile, detect, parquet_row_groups
 PACK_FILES = 4096
 """Most files in one pack: each costs an open, and a pack is the unit of work."""
 
-LARGE_ROW_BYTES = 512
 LINE_FORMATS = ("text", "jsonl")
 _LOGGER = logging.getLogger(__name__)
 
@@ -103,7 +102,9 @@ def _common_folder(folders: list[str]) -> str:
     return f"{base}/" if base and not base.endswith("/") else base
 
 
-def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes: int) -> list[tuple[Slice, ...]]:
+def slice_files(
+    files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes: int, rows_per_part: int = 16_384
+) -> list[tuple[Slice, ...]]:
     """What each split reads: pieces of large files, packs of small ones.
 
     Raises:
@@ -119,14 +120,14 @@ def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes
         if file.size <= split_bytes:
             small.append(whole)
         else:
-            large += [(piece,) for piece in _slices(whole, split_bytes)]
+            large += [(piece,) for piece in _slices(whole, split_bytes, rows_per_part)]
     return [*_packs(small, split_bytes), *large]
 
 
-def _slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
+def _slices(whole: Slice, split_bytes: int, rows_per_part: int) -> Iterator[Slice]:
     size = whole.file.size
     if whole.format == "parquet":
-        yield from _row_group_slices(whole, split_bytes)
+        yield from _row_group_slices(whole, split_bytes, rows_per_part)
     elif whole.codec or whole.format not in LINE_FORMATS:
         yield whole
     else:
@@ -135,27 +136,24 @@ def _slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
             yield whole._replace(start=start, stop=stop, size=stop - start)
 
 
-def _row_group_slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
+def _row_group_slices(whole: Slice, split_bytes: int, rows_per_part: int) -> Iterator[Slice]:
     try:
         groups = parquet_row_groups(whole.file)
     except BadFile:
         yield whole  # the reader says what is wrong with it, or skips it
         return
-    if _is_large_of_large_rows(groups, split_bytes):
-        split_bytes *= SEARCH_SPLITS
-    start = gathered = 0
-    for number, (_, group_bytes) in enumerate(groups):
-        if gathered and gathered + group_bytes > split_bytes:
+    is_large = sum(size for _, size in groups) >= LARGE_FILE_SPLITS * split_bytes
+    start = gathered = rows = 0
+    for number, (group_rows, group_bytes) in enumerate(groups):
+        size = gathered + group_bytes
+        # Two splits read what lies between the end of a range and the next anchor: that should be little of a split.
+        too_few = is_large and rows < 4 * rows_per_part and size <= SEARCH_SPLITS * split_bytes
+        if gathered and size > split_bytes and not too_few:
             yield whole._replace(start=start, stop=number, size=gathered)
-            start, gathered = number, 0
+            start, gathered, rows = number, 0, 0
         gathered += group_bytes
+        rows += group_rows
     yield whole._replace(start=start, stop=len(groups), size=gathered)
-
-
-def _is_large_of_large_rows(groups: Sequence[tuple[int, int]], split_bytes: int) -> bool:
-    """Of such a file, what two splits read, from the end of a range to the next anchor, would be much of a split."""
-    rows, size = (sum(values) for values in zip(*groups, strict=True)) if groups else (0, 0)
-    return size >= LARGE_FILE_SPLITS * split_bytes and size >= LARGE_ROW_BYTES * rows
 
 
 def _packs(small: list[Slice], split_bytes: int) -> Iterator[tuple[Slice, ...]]:
