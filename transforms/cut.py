@@ -105,6 +105,7 @@ class Candidates:
         self._least, self._spacing = _least(rows_per_part), _spacing(rows_per_part)
         self._last = -1 if entering else -1 - self._least  # place of a row that could have been an anchor
         self._unknown = self._least if entering else 0  # places up to which earlier rows may hold the same text
+        self._too_early = _TEXTS_TOGETHER - 1 if entering else 0  # rows that stand behind too few texts to hash together
         self._texts = np.zeros(0, np.int64)  # of earlier rows that a row may repeat, and their places
         self._places = np.zeros(0, np.int64)
 
@@ -122,9 +123,11 @@ class Candidates:
         possible = own % spacing == 0
         unknown = places[:-1] < self._unknown
         possible |= unknown & ((others % spacing == 0) | (rows.texts % spacing == 0))
-        anchors = self._alone(np.flatnonzero(possible), places)
+        too_early = np.arange(len(own)) < (self._too_early if rows.ids is None else 0)
+        anchors = self._alone(np.flatnonzero(possible | too_early), places)
         self._unknown -= int(places[-1])
-        return np.flatnonzero(candidates), anchors
+        self._too_early -= len(own)
+        return np.flatnonzero(candidates), anchors[~too_early[anchors]]
 
     def _alone(self, possible: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Those that no other of them precedes within weight `least`."""

@@ -143,8 +143,8 @@ def _part(share: int, options: "BlockOptions") -> int:
 
 
 def _between_row_groups(piece: Slice, options: "BlockOptions") -> Iterator[Rows]:
-    """Ranges of Parquet are row groups. Where no anchor turns up within `SEARCH_SPLITS` split sizes, a boundary is at
-    the next row group."""
+    """Ranges of Parquet are row groups. Where no anchor turns up within `SEARCH_SPLITS` split sizes of all columns and
+    as many times the rows of a block, a boundary is at the next row group."""
     groups = parquet_row_groups(piece.file)
     begin = _row_group_boundary(groups, piece.start, options) if piece.start else None
     end = _row_group_boundary(groups, piece.stop, options) if piece.stop < len(groups) else None
@@ -169,7 +169,8 @@ def _row_group_boundary(groups: list[tuple[int, int]], number: int, options: "Bl
     """The search from row group `number` on."""
     rows = np.concatenate([[0], np.cumsum([n for n, _ in groups], dtype=np.int64)])
     sizes = np.concatenate([[0], np.cumsum([size for _, size in groups], dtype=np.int64)])
-    latest = int(np.searchsorted(sizes, sizes[number] + SEARCH_SPLITS * options.split_bytes))
+    by_bytes = np.searchsorted(sizes, sizes[number] + SEARCH_SPLITS * options.split_bytes)
+    latest = int(max(by_bytes, np.searchsorted(rows, rows[number] + SEARCH_SPLITS * options.rows_per_part)))
     return _Boundary(int(rows[number]), int(rows[latest]) if latest < len(groups) else NOWHERE, options)
 
 

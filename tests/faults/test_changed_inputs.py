@@ -78,7 +78,7 @@ def add_file(bench: Bench) -> int:
 
 def shrink(bench: Bench) -> int:
     path = bench.source / "shard-1.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:150]))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:145]))
     return 128
 
 

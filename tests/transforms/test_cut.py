@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms import cut
@@ -136,6 +136,28 @@ def test_every_worker_that_enters_a_file_finds_an_anchor_where_all_others_cut(
     anchor = first_anchor(hashes, start, **more)
     if anchor is not None:
         assert anchor in cuts(hashes, **more)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 1, 2, 3, 4, 8, 16, 32, 64]), WEIGHTS), min_size=1, max_size=60),
+    st.sampled_from([1, 4, 16, 64]),
+    st.booleans(),
+    st.data(),
+)
+def test_who_enters_later_finds_no_anchor_that_who_entered_earlier_did_not(
+    rows: list[tuple[int, int]], rows_per_part: int, has_ids: bool, data: st.DataObject
+) -> None:
+    """Else ranges of a file would overlap."""
+    hashes, weights = [h for h, _ in rows], [w for _, w in rows]
+    whole = marks(hashes, weights=weights, ids=random_hashes(len(rows), len(rows)) if has_ids else None)
+    earlier, later = sorted(data.draw(st.tuples(*[st.integers(0, len(rows))] * 2)))
+
+    def anchors(start: int) -> set[int]:
+        candidates = Candidates(rows_per_part, entering=True)
+        return {start + int(row) for row in candidates.find(part(whole, start, len(rows)))[1]}
+
+    assert anchors(later) <= anchors(earlier)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2900))
