@@ -105,24 +105,24 @@ def test_what_python_cannot_hold_comes_out_as_it_went_in(run: Run, tmp_path: Pat
 
 
 CLASHES = {
-    "whole and fraction": (pa.array([1]), pa.array([1.5])),
-    "number and string": (pa.array([1]), pa.array(["x"])),
-    "date and time": (pa.array([1], pa.date32()), pa.array([1], pa.timestamp("ms"))),
-    "zone and none": (pa.array([1], pa.timestamp("us")), pa.array([1], pa.timestamp("us", "UTC"))),
-    "signed and unsigned": (pa.array([1], pa.uint64()), pa.array([1], pa.int8())),
-    "in a struct": (pa.array([{"a": 1}]), pa.array([{"a": "x"}])),
+    "whole and fraction": (pa.array([1]), pa.array([1.5]), "double"),
+    "number and string": (pa.array([1]), pa.array(["x"]), "string"),
+    "date and time": (pa.array([1], pa.date32()), pa.array([1], pa.timestamp("ms")), "timestamp[us]"),
+    "zone and none": (pa.array([1], pa.timestamp("us")), pa.array([1], pa.timestamp("us", "UTC")), "timestamp[us]"),
+    "signed and unsigned": (pa.array([1], pa.uint64()), pa.array([1], pa.int8()), "double"),
+    "in a struct": (pa.array([{"a": 1}]), pa.array([{"a": "x"}]), "string"),
 }
 
 
 @pytest.mark.parametrize("name", CLASHES)
 def test_what_no_type_holds_is_refused_with_both_files_named(tmp_path: Path, name: str) -> None:
-    one, other = CLASHES[name]
+    one, other, likely = CLASHES[name]
     folder = write(tmp_path / "in", a=one, b=one, c=other)
     types = [str(pq.read_schema(folder / f"{n}.parquet").field("k").type) for n in "ac"]
     with pytest.raises(InputError) as error:
         came_out(pieces_of(folder))
     assert f"it is {types[0]} in {folder}/a.parquet and {types[1]} in {folder}/c.parquet" in str(error.value)
-    assert "--keep_columns k:double" in str(error.value)
+    assert f"--keep_columns k:{likely}." in str(error.value)
 
 
 def test_a_run_that_is_refused_has_done_nothing(run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pyarrow import types
 
 from schemas.rejects import RAW_BYTES, Reason, Reject
 from schemas.splits import Slice
+from transforms.sources.nested_cast import nested_cast
 from transforms.sources.rows import Rows
 
 _INFINITE_OR_NAN = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
@@ -82,7 +83,7 @@ def _decoded(type_: pa.DataType) -> pa.DataType:
 def _cast(column: pa.Array, target: pa.DataType, at: int, errors: dict[int, str]) -> pa.Array:
     """The column cast, null where that fails: halved until the failing rows are alone."""
     try:
-        return column.cast(target)
+        return nested_cast(column, target)
     except pa.ArrowInvalid as error:
         if len(column) == 1:
             errors[at] = str(error).splitlines()[0]

@@ -1,6 +1,8 @@
 import io
+import random
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -166,6 +168,77 @@ def test_values_that_python_cannot_hold_are_kept_all_the_same(write) -> None:
     piece = write("a.parquet", content(pa.table({"text": ["a", "b"]} | columns)))
     (found,) = read_batches(piece, ReadOptions(keep_columns=tuple(columns)))
     assert found.kept == pa.record_batch(columns)
+
+
+def test_old_times_beyond_nanoseconds_are_no_other_times(write) -> None:
+    """Spark wrote 9999-12-31 as INT96, which Arrow reads as a day of 1816."""
+    far = pa.array([0, 253_402_300_799_999_999, None], pa.timestamp("us"))
+    old = content(pa.table({"text": ["a", "b", "c"], "at": far}), use_deprecated_int96_timestamps=True)
+    piece = write("a.parquet", old)
+    as_planned = ReadOptions(keep_columns=("at",), kept=kept_schema(piece, ReadOptions(keep_columns=("at",))))
+    found = read(piece, as_planned)
+    assert [found[0].kept[0].isoformat(), found[2].kept] == ["1970-01-01T00:00:00", (None,)]
+    assert found[1].reason == Reason.WRONG_TYPE and "out of bounds" in found[1].error
+    micros = pa.schema([("at", pa.timestamp("us"))])
+    (rows,) = read_batches(piece, ReadOptions(keep_columns=("at",), kept=micros))
+    assert rows.kept.column(0) == far
+    near = pa.array([1, 1501, None], pa.timestamp("ns"))
+    old = content(pa.table({"text": ["a", "b", "c"], "at": near}), use_deprecated_int96_timestamps=True)
+    (rows,) = read_batches(write("b.parquet", old), as_planned)
+    assert rows.kept.column(0) == near
+
+
+def test_a_footer_is_read_once_for_all_splits_of_a_file(write, monkeypatch) -> None:
+    """A file of 48 MB in 2,000 splits read 39 GiB of footers."""
+    table = pa.table({"text": [f"t{i}" for i in range(500)]})
+    piece = write("a.parquet", content(table, 1))
+    asked: list[int] = []
+
+    class Counting(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            asked.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(storage, "open_random", lambda file: Counting(file.uri))
+    groups = len(parquet_row_groups(piece.file))
+    footer = sum(asked)
+    assert groups == 500 and footer > 50_000
+    found = [read(piece._replace(start=i, stop=i + 1)) for i in range(groups)]
+    assert [rows[0].text for rows in found] == table["text"].to_pylist()
+    assert sum(asked) < 2 * footer
+
+
+def test_a_footer_of_a_changed_file_is_read_anew(write) -> None:
+    piece = write("a.parquet", content(TEN))
+    assert len(read(piece)) == 10
+    changed = write("a.parquet", content(TEN.slice(0, 3)))
+    assert changed.file != piece.file
+    assert len(read(changed)) == 3
+
+
+@pytest.mark.parametrize(("size", "count"), [(100_000, 2000), (3_000_000, 60)])
+def test_a_dictionary_makes_no_gigabytes_of_a_small_file(write, size: int, count: int) -> None:
+    """4,096 times one text of 100 KB, in a file of 28 KB, took 1 GB. Random text, or its page would be small too."""
+    long = random.Random(0).randbytes(size // 2).hex()
+    table = pa.table({"text": ["short", *[long] * count], "k": ["k"] * (count + 1)})
+    piece = write("a.parquet", content(table, 4096, dictionary_pagesize_limit=1 << 30))
+    assert piece.file.size < 2 * size
+    before = pa.total_allocated_bytes()
+    held, lengths = [0], []
+    for rows in read_batches(piece, ReadOptions(keep_columns=("k",))):
+        held.append(pa.total_allocated_bytes() - before)
+        lengths += pc.utf8_length(rows.texts).to_pylist()
+    assert lengths == [5, *[size] * count]
+    assert max(held) < 120_000_000
+
+
+def test_nested_dictionaries_that_differ_from_group_to_group_are_read(write) -> None:
+    """pyarrow fails on them where one batch reaches over two row groups."""
+    lists = pa.array([["x"], ["y", None], None, ["z"]], pa.list_(pa.dictionary(pa.int8(), pa.string())))
+    piece = write("a.parquet", content(pa.table({"text": list("abcd"), "l": lists}), 2))
+    options = ReadOptions(keep_columns=("l",))
+    assert kept_schema(piece, options).types == [pa.list_(pa.field("element", pa.string()))]
+    assert [row.kept[0] for row in read(piece, options)] == lists.to_pylist()
 
 
 def test_kept_columns_keep_their_type_and_value(write) -> None:
