@@ -150,6 +150,12 @@ def test_an_int_that_is_asked_for_refuses_fractions_and_text_loses_no_zeros(run:
     assert (type_, python(values)) == ("int64", {"a 0": 1, "b 0": 7})
 
 
+def test_an_empty_cell_is_no_number_but_no_error(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,k\na 0,1.50\na 1,\na 2,x\n")
+    type_, values = kept(run(tmp_path / "a.csv", "--keep_columns", "k:decimal(5, 2)", "--max_error_rate", 1))
+    assert (type_, python(values)) == ("decimal128(5, 2)", {"a 0": Decimal("1.50"), "a 1": None})
+
+
 def test_a_type_that_cannot_be_made_is_refused(run: Run, tmp_path: Path) -> None:
     found = run(write(tmp_path / "in", a=pa.array([[1]])), "--keep_columns", "k:double")
     assert found.status == 2

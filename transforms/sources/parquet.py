@@ -77,15 +77,6 @@ def kept_type(file: FileInfo, column: str) -> pa.DataType | None:
     return plain_type(_type_at(schema, path)) if path else None
 
 
-def kept_fields(piece: Slice, options: ReadOptions) -> list[pa.Field]:
-    """The kept columns as the file has them: its types, without its metadata, and nullable. Views become what they are
-    views of."""
-    found = _Columns(piece, parquet_schema(piece.file), options)
-    return [
-        pa.field(name, plain_type(type_)) for name, type_ in zip(options.keep_columns, found.kept_types, strict=True)
-    ]
-
-
 class _Columns:
     """Where in a file the columns are that were asked for: text, id if any, kept ones. Raises BadFile."""
 
@@ -94,7 +85,6 @@ class _Columns:
         required = options.missing_columns == "error"
         self._paths = [_path(piece.file.uri, schema, name) for name in asked]
         kept = [_path(piece.file.uri, schema, name, required) for name in options.keep_columns]
-        self.kept_types = [_type_at(schema, path) if path else pa.null() for path in kept]
         self._paths += kept
         _check_types(piece, schema, options, self._paths)
         self.names = [name for name, path in zip([*asked, *options.keep_columns], self._paths, strict=True) if path]
