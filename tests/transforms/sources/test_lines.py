@@ -137,9 +137,9 @@ def test_one_huge_line_cut_into_ranges_is_not_read_again_by_each(write, monkeypa
 def test_the_time_for_a_long_line_grows_with_its_length_and_not_its_square(write) -> None:
     def msec(megabytes: int) -> float:
         piece = write("a.txt", b"x" * (megabytes << 20) + b"\ny")
-        began = time.perf_counter()
+        began = time.process_time()
         assert [type(r) for r in read_rows(piece, ReadOptions(max_record_bytes=128 << 20))] == [Row, Row]
-        return (time.perf_counter() - began) * 1000
+        return (time.process_time() - began) * 1000
 
     msec(4)
     assert min(msec(64) for _ in range(2)) < 16 * 4 * min(msec(4) for _ in range(3))
