@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import pyarrow as pa
+from pyarrow import types
 
 from schemas import storage
 from schemas.blocks import OFFSET, SOURCE
@@ -30,13 +31,13 @@ class _Seen(NamedTuple):
 def parse_keep_columns(text: str) -> tuple[tuple[str, ...], dict[str, pa.DataType]]:
     """Names of `a,b:double`, and the types that are given. A comma in brackets belongs to a type."""
     names: list[str] = []
-    types: dict[str, pa.DataType] = {}
+    given: dict[str, pa.DataType] = {}
     for item in filter(None, _split(text)):
         name, type_ = _named_type(item)
         names.append(name)
         if type_ is not None:
-            types[name] = type_
-    return tuple(names), types
+            given[name] = type_
+    return tuple(names), given
 
 
 def _split(text: str) -> Iterable[str]:
@@ -130,11 +131,19 @@ def _held_by(name: str, seen: list[_Seen]) -> pa.DataType:
             other = next((s for s in seen[:number] if common_type(s.type, one.type) is None), seen[0])
             raise InputError(
                 f"--keep_columns {name}: it is {other.type} in {other.uri} and {one.type} in {one.uri}, and no type "
-                f"holds the values of both; say which it is to be, as --keep_columns {name}:double. Rows whose value "
-                f"does not fit are rejected then. Types: {', '.join(TYPE_NAMES)}"
+                f"holds the values of both; say which it is to be, as --keep_columns {name}:{_likely(other, one)}. A "
+                f"row whose value does not fit is rejected then. Types: {', '.join(TYPE_NAMES)}"
             )
         held = wider
     return held
+
+
+def _likely(*seen: _Seen) -> str:
+    """A type that somebody may have meant."""
+    numbers = (types.is_integer, types.is_floating, types.is_decimal)
+    if all(any(is_kind(one.type) for is_kind in numbers) for one in seen):
+        return "double"
+    return "timestamp[us]" if all(types.is_temporal(one.type) for one in seen) else "string"
 
 
 def _as_asked(name: str, asked: pa.DataType, seen: Iterable[_Seen]) -> pa.DataType:

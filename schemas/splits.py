@@ -8,9 +8,9 @@ SCHEMA_VERSION = 1
 """Version of all that a part's content depends on but its rows. Raise it when the same rows would make other bytes."""
 
 READ_VERSION = 2
-"""Version of what a split's rows are: of the readers, and of where ranges and blocks begin. Raise it when the same split
-would give other rows or blocks. Then a run reads all of its input once more; it does not encode again what is encoded
-already. Splits read by two versions must never stand side by side: their ranges need not share out a file."""
+"""Version of what a split's rows are: of the readers, and of where ranges and blocks begin. Raise it when the same
+split would give other rows or blocks. Then a run reads all of its input once more; it does not encode again what is
+encoded already. Splits read by two versions must never stand side by side: their ranges need not share out a file."""
 
 
 class FileInfo(NamedTuple):

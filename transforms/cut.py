@@ -105,7 +105,7 @@ class Candidates:
         self._least, self._spacing = _least(rows_per_part), _spacing(rows_per_part)
         self._last = -1 if entering else -1 - self._least  # place of a row that could have been an anchor
         self._unknown = self._least if entering else 0  # places up to which earlier rows may hold the same text
-        self._too_early = _TEXTS_TOGETHER - 1 if entering else 0  # rows that stand behind too few texts to hash together
+        self._too_early = _TEXTS_TOGETHER - 1 if entering else 0  # rows behind too few texts to hash them together
         self._texts = np.zeros(0, np.int64)  # of earlier rows that a row may repeat, and their places
         self._places = np.zeros(0, np.int64)
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator
 
-import pyarrow as pa
-
 from schemas.rejects import Reject
 from schemas.splits import Slice
 from transforms.sources.chunks import beginning, beginnings, read_ahead, read_head
@@ -11,7 +9,7 @@ from transforms.sources.delimited import delimited_columns, read_delimited
 from transforms.sources.jsonl import has_field, jsonl_columns, read_jsonl
 from transforms.sources.kept_cast import can_cast, cast_kept
 from transforms.sources.names import FORMATS, detect
-from transforms.sources.parquet import kept_fields, kept_type, parquet_row_groups, parquet_schema, read_parquet
+from transforms.sources.parquet import kept_type, parquet_row_groups, parquet_schema, read_parquet
 from transforms.sources.parquet_footer import read_footers
 from transforms.sources.rows import BadFile, BlankLine, ReadOptions, Row, Rows, in_batches
 from transforms.sources.text import read_text
@@ -29,7 +27,6 @@ __all__ = [
     "columns_of",
     "detect",
     "has_field",
-    "kept_schema",
     "kept_type",
     "parquet_row_groups",
     "read_ahead",
@@ -79,14 +76,3 @@ def columns_of(piece: Slice, options: ReadOptions) -> list[str] | None:
         return None
     read = jsonl_columns if piece.format == "jsonl" else delimited_columns
     return read(beginning(piece), options)
-
-
-def kept_schema(piece: Slice, options: ReadOptions) -> pa.Schema:
-    """Fields of `Row.kept`, all nullable: strings, but for Parquet the file's own types.
-
-    Raises:
-        BadFile: a Parquet file that cannot be read or has not the column.
-    """
-    if piece.format == "parquet":
-        return pa.schema(kept_fields(piece, options))
-    return pa.schema([pa.field(name, pa.string()) for name in options.keep_columns])

@@ -28,6 +28,10 @@ _MOST_DIGITS = 4000  # Python turns no more than 4,300 into an int
 _LINES_TO_LOOK_AT = 1000
 _STRING_OR_NONE = (str, type(None))
 _WHITE_SPACE = re.compile(r"[ \t\r\n]*")
+_COLON = re.compile(rb"[ \t\r]*:[ \t\r]*")
+_NUMBER = re.compile(rb"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_PLAIN_NAME = re.compile(r"[\w .-]+")
+_BACKSLASH = ord("\\")
 _SCANNER = json.JSONDecoder(parse_int=len, parse_float=len)  # tells where values end; what they are is not looked at
 
 
@@ -43,66 +47,76 @@ def read_jsonl(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
 
 
 def _rows(piece: Slice, block: Lines, options: ReadOptions) -> Rows:
-    """Of a good line whose values are strings, these are looked up, and no more is done about it."""
+    """Of a line where nothing is odd the values are looked up, and no more is done about it."""
     offsets = line_offsets(block)
+    column, names, has_id = options.text_column, options.keep_columns, bool(options.id_column)
+    asked = ([options.id_column] if options.id_column else []) + list(names)
     texts: list[str] = []
-    asked = tuple(name for name in (options.id_column, *options.keep_columns) if name)
-    values: list[tuple[str | None, ...]] = []  # of the columns that were asked for
+    values: list[Sequence[str | None]] = []  # of each row, in the order of `asked`
     others: list[Reject | BlankLine] = []
     odd: list[int] = []
     for number, line in enumerate(split_lines(block.data)):
-        found = _strings(line, options.text_column, asked, bool(options.id_column))
+        found: Sequence[str | None] | None = None
+        try:
+            record = orjson.loads(line)
+            text = record[column]
+            if type(text) is str and text and not text.isspace():
+                found = _values(record, line, asked, has_id) if asked else ()
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            pass
         if found is None:
             item = _item(piece, int(offsets[number]), line, options)
             if not isinstance(item, Row):
                 others.append(item)
                 odd.append(number)
                 continue
-            found = item.text, (*((item.id,) if options.id_column else ()), *item.kept)
-        texts.append(found[0])
-        values.append(found[1])
+            text, found = item.text, [item.id, *item.kept] if has_id else item.kept
+        texts.append(text)
+        if asked:
+            values.append(found)
     columns = list(zip(*values, strict=True)) or [()] * len(asked)
-    ids = columns.pop(0) if options.id_column else None
-    kept = dict(zip(options.keep_columns, columns, strict=True))
+    ids = columns.pop(0) if has_id else None
+    kept = dict(zip(names, columns, strict=True))
     return Rows.of_strings(np.delete(offsets, odd), texts, ids, kept, others)  # type: ignore[arg-type]
 
 
-def _strings(
-    line: bytes, text_column: str, asked: tuple[str, ...], has_id: bool
-) -> tuple[str, tuple[str | None, ...]] | None:
-    """Text and other values of a line where nothing is odd: the text a string, the others strings or what has one
-    spelling. None where somebody has to look closer."""
-    try:
-        record = orjson.loads(line)
-        text = record[text_column]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+def _values(record: dict[str, Any], line: bytes, asked: list[str], has_id: bool) -> list[str | None] | None:
+    """What a line says of the id and the kept columns; None where somebody has to look closer."""
+    values = [record.get(name) for name in asked]
+    if has_id and type(id_ := values[0]) is not int and (type(id_) is not str or not id_ or id_.isspace()):
         return None
-    if type(text) is not str or not text or text.isspace():
-        return None
-    if not asked:
-        return text, ()
-    values = tuple([record.get(name) for name in asked])
-    if has_id and (type(id_ := values[0]) is not int and (type(id_) is not str or not id_ or id_.isspace())):
-        return None
-    if not all(type(value) in _STRING_OR_NONE for value in values):
-        return _spelt_alike(text, values, line)
-    return text, values
-
-
-def _spelt_alike(text: str, values: Sequence[Any], line: bytes) -> tuple[str, tuple[str | None, ...]] | None:
-    """As `_strings`, with the integers, true and false among the values as JSON: there is one way to spell them, but
-    for a zero. None where there are values of other kinds."""
-    found: list[str | None] = []
-    for value in values:
-        if type(value) in _STRING_OR_NONE:
-            found.append(value)
-        elif type(value) is int and (value or b"-0" not in line):
-            found.append(str(value))
-        elif type(value) is bool:
-            found.append("true" if value else "false")
+    for i, value in enumerate(values):
+        kind = type(value)
+        if kind is str or value is None:
+            continue
+        if kind is int and (value or b"-0" not in line or (has_id and i == 0)):
+            values[i] = str(value)
+        elif kind is bool:
+            values[i] = "true" if value else "false"
         else:
-            return None
-    return text, tuple(found)
+            values[i] = _spelling(line, asked[i])
+            if values[i] is None:
+                return None
+    return values
+
+
+def _spelling(line: bytes, name: str) -> str | None:
+    """The text of a field's number, list or object, if it can be told where it stands: where the name stands once on
+    the line, in quotes and as a key, and no escapes can spell it in another way. None where it cannot."""
+    key = b'"%s"' % name.encode()
+    if line.count(key) != 1 or b"\\u" in line or not _PLAIN_NAME.fullmatch(name):
+        return None
+    at = line.find(key)
+    found = _COLON.match(line, at + len(key))
+    if found is None or line[at - 1] == _BACKSLASH:
+        return None
+    if number := _NUMBER.match(line, found.end()):
+        return number[0].decode()
+    rest = line[found.end() :].decode()
+    try:
+        return rest[: _SCANNER.raw_decode(rest)[1]]
+    except RecursionError:
+        return None
 
 
 def _item(piece: Slice, offset: int, line: bytes, options: ReadOptions) -> Item:

@@ -11,8 +11,10 @@ from pyarrow import types
 
 from schemas.rejects import RAW_BYTES, Reason, Reject
 from schemas.splits import Slice
+from transforms.sources.nested_cast import nested_cast
 from transforms.sources.rows import Rows
 
+DELIMITED = ("csv", "tsv")
 _INFINITE_OR_NAN = re.compile(r"[+-]?(inf|infinity|nan)", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d+")
 _DIGITS = {16: 5, 32: 9, 64: 17}
@@ -26,6 +28,8 @@ def cast_kept(piece: Slice, rows: Rows, kept: pa.Schema) -> Rows:
     refused: dict[int, str] = {}
     for i, field in enumerate(kept):
         column = rows.kept.column(i) if rows.kept is not None else pa.nulls(count)
+        if piece.format in DELIMITED and not _is_bytes(_decoded(field.type)):
+            column = pc.if_else(pc.equal(column, ""), None, column)  # how such a file says that there is no value
         cast, errors = checked_cast(column, field.type)
         columns.append(cast)
         for row, error in errors.items():
@@ -82,7 +86,7 @@ def _decoded(type_: pa.DataType) -> pa.DataType:
 def _cast(column: pa.Array, target: pa.DataType, at: int, errors: dict[int, str]) -> pa.Array:
     """The column cast, null where that fails: halved until the failing rows are alone."""
     try:
-        return column.cast(target)
+        return nested_cast(column, target)
     except pa.ArrowInvalid as error:
         if len(column) == 1:
             errors[at] = str(error).splitlines()[0]

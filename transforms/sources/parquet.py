@@ -1,17 +1,19 @@
 """Parquet: the columns that are needed, of the row groups that are asked for."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from schemas.kept_types import plain_type
 from schemas.rejects import RAW_BYTES, Reason
 from schemas.splits import FileInfo, Slice
 from transforms.sources.fields import Refused, blank_rows, in_words, reject
+from transforms.sources.int96 import coarse_batches, is_int96, true_times
 from transforms.sources.parquet_batches import BATCH_BYTES, record_batches
 from transforms.sources.parquet_footer import FIRST_BUFFER_BYTES, opened, parquet_footer
 from transforms.sources.rows import BadFile, ReadOptions, Rows
@@ -35,9 +37,26 @@ def read_parquet(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
         rows_of = [rows for rows, _ in parquet_footer(piece.file).groups]
         groups = range(len(rows_of))[piece.start : piece.stop if piece.stop >= 0 else None]
         number = sum(rows_of[: piece.start])
-        for batch in record_batches(parquet, piece.file, groups, columns.names, batch_bytes):
-            yield _rows(piece, options, columns.of(batch), number)
-            number += batch.num_rows
+        for arrays in _arrays(piece, parquet, groups, columns, batch_bytes):
+            yield _rows(piece, options, arrays, number)
+            number += len(arrays[0])
+
+
+def _arrays(
+    piece: Slice, parquet: pq.ParquetFile, groups: Sequence[int], columns: "_Columns", batch_bytes: int
+) -> Iterator[list[pa.Array]]:
+    """The columns, some thousand rows at a time."""
+    batches = record_batches(parquet, piece.file, groups, columns.names, batch_bytes)
+    old_times = columns.positions_of([name for name in columns.names if is_int96(parquet, name)])
+    if not old_times:
+        yield from map(columns.of, batches)
+        return
+    again = coarse_batches(piece.file, groups, columns.names, _BUFFER_BYTES, batch_bytes)
+    for batch, coarse in zip(batches, again, strict=True):
+        arrays, times = columns.of(batch), columns.of(coarse)
+        for i in old_times:
+            arrays[i] = true_times(piece.file, arrays[i], times[i])
+        yield arrays
 
 
 def parquet_row_groups(file: FileInfo) -> list[tuple[int, int]]:
@@ -60,15 +79,6 @@ def kept_type(file: FileInfo, column: str) -> pa.DataType | None:
     return plain_type(_type_at(schema, path)) if path else None
 
 
-def kept_fields(piece: Slice, options: ReadOptions) -> list[pa.Field]:
-    """The kept columns as the file has them: its types, without its metadata, and nullable. Views become what they are
-    views of."""
-    found = _Columns(piece, parquet_schema(piece.file), options)
-    return [
-        pa.field(name, plain_type(type_)) for name, type_ in zip(options.keep_columns, found.kept_types, strict=True)
-    ]
-
-
 class _Columns:
     """Where in a file the columns are that were asked for: text, id if any, kept ones. Raises BadFile."""
 
@@ -77,10 +87,12 @@ class _Columns:
         required = options.missing_columns == "error"
         self._paths = [_path(piece.file.uri, schema, name) for name in asked]
         kept = [_path(piece.file.uri, schema, name, required) for name in options.keep_columns]
-        self.kept_types = [_type_at(schema, path) if path else pa.null() for path in kept]
         self._paths += kept
         _check_types(piece, schema, options, self._paths)
         self.names = [name for name, path in zip([*asked, *options.keep_columns], self._paths, strict=True) if path]
+
+    def positions_of(self, names: Collection[str]) -> list[int]:
+        return [i for i, path in enumerate(self._paths) if ".".join(path) in names]
 
     def of(self, batch: pa.RecordBatch) -> list[pa.Array]:
         return [_column(batch, path) if path else pa.nulls(batch.num_rows) for path in self._paths]

@@ -13,6 +13,7 @@ from schemas.rejects import Reject
 
 T = TypeVar("T")
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 20
+_LEAST_CHARACTERS = BATCH_CHARACTERS // BATCH_ROWS
 NO_END = np.iinfo(np.int64).max
 NO_OFFSETS = np.zeros(0, np.int64)
 
@@ -131,10 +132,12 @@ def in_batches(items: Iterator[Item], options: "ReadOptions") -> Iterator[Rows]:
 
 def _characters(item: Item) -> int:
     """That an item counts for: of short ones, so many that a batch has BATCH_ROWS at most."""
-    held = 0
-    if isinstance(item, Row):
-        held = len(item.text) + sum(len(value) for value in (item.id, *item.kept) if value)
-    return max(held, BATCH_CHARACTERS // BATCH_ROWS)
+    if not isinstance(item, Row):
+        return _LEAST_CHARACTERS
+    held = len(item.text) + len(item.id or "")
+    for value in item.kept:
+        held += len(value or "")
+    return max(held, _LEAST_CHARACTERS)
 
 
 def gathered(items: Iterator[T], size_of: Callable[[T], int], enough: int) -> Iterator[list[T]]:

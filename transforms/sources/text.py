@@ -8,7 +8,7 @@ import pyarrow as pa
 from schemas.rejects import Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, blank_rows, decoded, reject, reject_long
-from transforms.sources.lines import NEWLINE, Lines, LongLine, line_offsets, read_line_blocks, split_lines, with_sizes
+from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, split_lines, with_sizes
 from transforms.sources.rows import NO_OFFSETS, BlankLine, ReadOptions, Row, Rows
 
 
@@ -24,18 +24,19 @@ def read_text(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
         except UnicodeDecodeError:
             yield with_sizes(Rows.of(_line_by_line(piece, block), options), block)
             continue
-        yield with_sizes(_without_blank_lines(line_offsets(block), _as_strings(block.data)), block)
+        offsets = line_offsets(block)
+        yield with_sizes(_without_blank_lines(offsets, _as_strings(block, offsets)), block)
 
 
-def _as_strings(data: bytes) -> pa.StringArray:
+def _as_strings(block: Lines, offsets: np.ndarray) -> pa.StringArray:
     """The lines as an Arrow array: the bytes without the line ends, and where each line begins in them."""
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n")
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
-    if not data.endswith(b"\n"):
-        ends = np.append(ends, len(data))
-    bounds = np.concatenate([[0], ends - np.arange(len(ends))]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(ends), pa.py_buffer(bounds), pa.py_buffer(data.replace(b"\n", b"")))
+    data = block.data
+    if b"\r\n" in data:
+        block = Lines(0, data.replace(b"\r\n", b"\n"))
+        data, offsets = block.data, line_offsets(block)
+    content = data.replace(b"\n", b"")
+    bounds = np.append(offsets - block.offset - np.arange(len(offsets)), len(content)).astype(np.int32)
+    return pa.StringArray.from_buffers(len(offsets), pa.py_buffer(bounds), pa.py_buffer(content))
 
 
 def _without_blank_lines(offsets: np.ndarray, texts: pa.StringArray) -> Rows:

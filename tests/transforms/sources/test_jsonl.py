@@ -98,6 +98,11 @@ def test_ids_are_strings_and_integers_of_any_length(write, id: str, expected: st
         (r'["\u00e9", "\ud800", "\"}"]', r'["\u00e9", "\ud800", "\"}"]'),
         ('{"k": {"k": 1.0}}', '{"k": {"k": 1.0}}'),
         ('1, "k": 2.0', "2.0"),
+        ('1.0, "o": {"k": 2.0}', "1.0"),
+        ('1.0, "o": "\\"k\\": 2.0"', "1.0"),
+        ('1.0, "a\\"k": 2.0', "1.0"),
+        ('1.0, "o": "k"', "1.0"),
+        (' 1.50 , "k2": 1.5', "1.50"),
         ('2.0, "k": "last"', "last"),
         ('"first", "\\u006b" : [ ] ', "[ ]"),
     ],
@@ -107,6 +112,21 @@ def test_a_kept_value_is_its_string_or_the_json_that_stands_in_the_file(
 ) -> None:
     assert one(write, f'{{"text": "a", "id": 1, "k": {value}}}', ALL).kept == (expected,)
     assert one(write, '{"text": "a", "id": 1}', ALL).kept == (None,)
+
+
+@pytest.mark.parametrize("name", ["a/b", 'a"b', "a\\b", "é", "a.b", " ", "a\nb"])
+@pytest.mark.parametrize("ascii", [True, False])
+def test_a_field_of_any_name_is_kept_as_it_is_spelt(write, name: str, ascii: bool) -> None:
+    key = json.dumps(name, ensure_ascii=ascii)
+    for spelt in (key, key.replace("/", "\\/")):
+        line = f'{{"text": "a", "o": {{{key}: 3.0}}, {spelt}: 1.10, "p": {{{key}: 2.0}}}}'
+        assert one(write, line, ReadOptions(keep_columns=(name,))).kept == ("1.10",)
+        assert one(write, f'{{"text": "a", {spelt}: 1.10}}', ReadOptions(keep_columns=(name,))).kept == ("1.10",)
+
+
+def test_an_escaped_name_is_not_taken_for_a_plain_one_further_in(write) -> None:
+    line = r'{"text": "a", "\u006b": 1.10, "o": {"k": 1.1}}'
+    assert one(write, line, ReadOptions(keep_columns=("k",))).kept == ("1.10",)
 
 
 @pytest.mark.parametrize(
