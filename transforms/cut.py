@@ -2,14 +2,14 @@
 change the blocks around them and no others.
 
 The rule is that of content-defined chunking (LBFS: Muthitacharoen et al., SOSP 2001; FastCDC: Xia et al., USENIX ATC
-2016), on whole rows. A row weighs 1, or its bytes in units where that is more; a unit is what makes a block of the
-greatest weight half a split. With `spacing` a quarter of the greatest weight and `least` a sixteenth:
+2016), on whole rows. A row weighs 1, or its bytes in units where that is more; a unit is half a split's share of a row
+of the largest block. With `spacing` a quarter of the greatest number of rows and `least` a sixteenth:
 
 - a row whose hash is a multiple of `spacing` begins a block, if the block before it has its least weight;
 - an anchor always begins one: a row whose hash is a multiple of twice the spacing, where none of the rows that weigh
   `least` before it is one. That needs no more than those rows to tell, so a worker that enters a file anywhere finds
   the next anchor without knowing what came before. Splits of files begin and end there (`transforms.ranges`);
-- a block of the greatest weight is closed.
+- a block of the greatest number of rows is closed, or of twice as much weight, which is a split.
 
 Of a row that weighs w, a multiple of `spacing / w` is enough, for an anchor too; so blocks and the way to the next
 anchor are bounded in bytes as they are in rows.
@@ -58,34 +58,39 @@ class Cutter:
     def __init__(self, rows_per_part: int) -> None:
         self._most, self.least = rows_per_part, _least(rows_per_part)
         self._candidates = Candidates(rows_per_part)
-        self._weight = self._characters = 0  # of the open block
+        self._rows = self._weight = self._bytes = 0  # of the open block
 
     def cuts(self, rows: RowMarks) -> list[int]:
         """Takes in the next rows; those of them that begin a block (never the first of all: that needs no cut)."""
         candidates, anchors = self._candidates.find(rows)
         always = set(anchors.tolist())
         size = len(rows.texts)
-        weights, characters = _sums(rows.weights), _sums(rows.bytes)
-        start, start_character = -self._weight, -self._characters  # of the open block, seen from this batch
+        weights, bytes_ = _sums(rows.weights), _sums(rows.bytes)
+        start, start_weight, start_byte = -self._rows, -self._weight, -self._bytes  # of the open block, from this batch
         found: list[int] = []
 
         def begin(row: int) -> None:
-            nonlocal start, start_character
+            nonlocal start, start_weight, start_byte
             found.append(row)
-            start, start_character = int(weights[row]), int(characters[row])
+            start, start_weight, start_byte = row, int(weights[row]), int(bytes_[row])
 
         def full() -> int:
             """The row for which the open block has no room."""
-            by_weight = np.searchsorted(weights, start + self._most)
-            return int(min(by_weight, np.searchsorted(characters, start_character + BLOCK_TEXT_CHARACTERS)))
+            by_weight = np.searchsorted(weights, start_weight + 2 * self._most)
+            by_bytes = np.searchsorted(bytes_, start_byte + BLOCK_TEXT_CHARACTERS)
+            return int(min(start + self._most, by_weight, by_bytes))
 
         for candidate in [*candidates.tolist(), size]:
             while (row := full()) < min(candidate + 1, size):
                 begin(row)
-            before = int(weights[candidate]) - start
+            before = int(weights[candidate]) - start_weight
             if candidate < size and before and (candidate in always or before >= self.least):
                 begin(candidate)
-        self._weight, self._characters = int(weights[-1]) - start, int(characters[-1]) - start_character
+        self._rows, self._weight, self._bytes = (
+            size - start,
+            int(weights[-1]) - start_weight,
+            int(bytes_[-1]) - start_byte,
+        )
         return found
 
     def end_of_file(self) -> bool:
@@ -93,7 +98,7 @@ class Cutter:
         when the next file changes."""
         ends = self._weight >= self.least
         if ends:
-            self._weight = self._characters = 0
+            self._rows = self._weight = self._bytes = 0
         return ends
 
 

@@ -64,14 +64,14 @@ def cuts_by_the_rule(rows: RowMarks) -> Iterator[int]:
     possible = [
         h % (2 * spacing if w == 1 else max(1, spacing // w)) == 0 for h, w in zip(hashes, weights, strict=True)
     ]
-    weight = text = 0
+    count = weight = text = 0
     for i, (h, w) in enumerate(zip(hashes, weights, strict=True)):
         anchor = possible[i] and not any(possible[j] for j in near(i))
-        full = weight >= ROWS_PER_PART or text >= limit
+        full = count >= ROWS_PER_PART or weight >= 2 * ROWS_PER_PART or text >= limit
         if weight and (anchor or full or (weight >= least and h % max(1, spacing // w) == 0)):
             yield i
-            weight = text = 0
-        weight, text = weight + w, text + characters[i]
+            count = weight = text = 0
+        count, weight, text = count + 1, weight + w, text + characters[i]
 
 
 @pytest.fixture(scope="module")

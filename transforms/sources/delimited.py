@@ -89,21 +89,23 @@ class _LineFeed:
         return self
 
     def __next__(self) -> str:
-        item = self.peek()
+        item = self._ahead.popleft() if self._ahead else next(self._lines, None)
         if item is None:
             self.stopped = "end"
             raise StopIteration
-        if self.taken and self.is_broken():
-            self.stopped = self._error
+        line = item[1]
+        if self.taken:
+            if self.is_broken():
+                self.stopped = self._error
+            elif self.taken_bytes + len(line) > self._max_record_bytes or len(self.taken) == _MOST_LINES:
+                self.stopped = "size"
+        if type(item) is LongLine:
+            self.stopped = self.stopped or "size"
+        if self.stopped:
+            self._ahead.appendleft(item)
             raise StopIteration
-        _, line = item
-        too_much = self.taken and (
-            self.taken_bytes + len(line) > self._max_record_bytes or len(self.taken) == _MOST_LINES
-        )
-        if too_much or type(item) is LongLine:
-            self.stopped = "size"
-            raise StopIteration
-        self.take()
+        self.taken.append(item)
+        self.taken_bytes += len(line) + 1
         try:
             return line.decode() + "\n"
         except UnicodeDecodeError:
@@ -120,10 +122,10 @@ class _LineFeed:
             self._ahead.append(line)
         return self._ahead[0] if self._ahead else None
 
-    def take(self) -> None:
-        """Counts the next line to the record."""
-        self.taken.append(self._ahead.popleft())
-        self.taken_bytes += len(self.taken[-1][1]) + 1
+    def take_long_line(self) -> LongLine:
+        """The next line, which stopped the feed at a record's beginning."""
+        self.taken = [self._ahead.popleft()]
+        return self.taken[0]  # type: ignore[return-value]
 
     def skip_to(self, offset: int) -> None:
         """Passes over all lines before `offset`."""
@@ -210,9 +212,7 @@ class _Records:
     def _long_line_refused(self) -> Refused:
         """Of a record whose first line is above the limit."""
         feed = self._feed
-        feed.peek()
-        feed.take()
-        offset, head = feed.taken[0]
+        offset, head = feed.take_long_line()
         error = f"a line of more than {self._max_record_bytes} bytes (--max_record_bytes)"
         if feed.is_broken():
             return Refused(Reason.TOO_LARGE, error)
