@@ -69,7 +69,7 @@ def _rows(piece: Slice, block: Lines, options: ReadOptions) -> Rows:
     columns = list(zip(*values, strict=True)) or [()] * len(asked)
     ids = columns.pop(0) if has_id else None
     kept = dict(zip(names, columns, strict=True))
-    return Rows.of_strings(np.delete(offsets, odd), texts, ids, kept, others)  # type: ignore[arg-type]
+    return Rows.of_strings(np.delete(offsets, odd), texts, ids, kept, others)
 
 
 def _values(record: dict[str, Any], line: bytes, asked: list[str], has_id: bool) -> list[str | None] | None:
