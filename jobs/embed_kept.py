@@ -131,19 +131,27 @@ def _held_by(name: str, seen: list[_Seen]) -> pa.DataType:
             other = next((s for s in seen[:number] if common_type(s.type, one.type) is None), seen[0])
             raise InputError(
                 f"--keep_columns {name}: it is {other.type} in {other.uri} and {one.type} in {one.uri}, and no type "
-                f"holds the values of both; say which it is to be, as --keep_columns {name}:{_likely(other, one)}. A "
-                f"row whose value does not fit is rejected then. Types: {', '.join(TYPE_NAMES)}"
+                f"holds the values of both; {_what_to_do(name, other.type, one.type)}"
             )
         held = wider
     return held
 
 
-def _likely(*seen: _Seen) -> str:
-    """A type that somebody may have meant."""
+def _what_to_do(name: str, *given: pa.DataType) -> str:
+    if any(types.is_nested(type_) for type_ in given):
+        return "make the files alike, or leave the column out"
     numbers = (types.is_integer, types.is_floating, types.is_decimal)
-    if all(any(is_kind(one.type) for is_kind in numbers) for one in seen):
-        return "double"
-    return "timestamp[us]" if all(types.is_temporal(one.type) for one in seen) else "string"
+    likely = "string"
+    if all(any(is_kind(type_) for is_kind in numbers) for type_ in given):
+        likely = "double"
+    elif all(types.is_timestamp(type_) and type_.tz for type_ in given):
+        likely = "timestamp[us, UTC]"
+    elif all(types.is_temporal(type_) for type_ in given):
+        likely = "timestamp[us]"
+    return (
+        f"say which it is to be, as --keep_columns {name}:{likely}. A row whose value does not fit is rejected then. "
+        f"Types: {', '.join(TYPE_NAMES)}"
+    )
 
 
 def _as_asked(name: str, asked: pa.DataType, seen: Iterable[_Seen]) -> pa.DataType:

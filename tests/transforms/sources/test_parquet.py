@@ -1,5 +1,6 @@
 import io
 import random
+import threading
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 
 from schemas import storage
 from schemas.rejects import Reason, Reject
+from schemas.splits import FileInfo
 from transforms.sources import (
     BadFile,
     ReadOptions,
@@ -18,6 +20,7 @@ from transforms.sources import (
     parquet_batches,
     parquet_row_groups,
     read_batches,
+    read_footers,
     read_rows,
 )
 
@@ -211,6 +214,19 @@ def test_a_footer_is_read_once_for_all_splits_of_a_file(write, monkeypatch) -> N
     found = [read(piece._replace(start=i, stop=i + 1)) for i in range(groups)]
     assert [rows[0].text for rows in found] == table["text"].to_pylist()
     assert sum(asked) < 2 * footer
+
+
+def test_footers_of_many_files_are_read_side_by_side(write, monkeypatch) -> None:
+    pieces = [write(f"{i}.parquet", content(TEN)) for i in range(4)]
+    side_by_side = threading.Barrier(4, timeout=60)  # would break if one waited for another
+
+    def opened(file: FileInfo) -> io.FileIO:
+        side_by_side.wait()
+        return io.FileIO(file.uri)
+
+    monkeypatch.setattr(storage, "open_random", opened)
+    read_footers(piece.file for piece in pieces)
+    assert [parquet_row_groups(piece.file)[0][0] for piece in pieces] == [4] * 4  # without another look
 
 
 def test_a_footer_of_a_changed_file_is_read_anew(write) -> None:
