@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import storage
+from schemas import splits, storage
 from schemas.manifest import manifest_uri, read_manifest, versions
 from tests.jobs.conftest import Run
 from transforms.inputs import list_inputs
@@ -111,3 +111,15 @@ def test_a_file_of_several_names_is_read_once(run: Run, folders: Path, caplog: p
 def test_a_link_alone_is_read_under_its_own_name(folders: Path) -> None:
     (folders / "day2" / "link.txt").symlink_to(folders / "day1" / "a.txt")
     assert [name for _, name in list_inputs([str(folders / "day2")])] == ["c.txt", "link.txt"]
+
+
+def test_an_output_of_an_earlier_reader_is_read_once_more_and_nothing_is_encoded(
+    run: Run, folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(splits, "READ_VERSION", splits.READ_VERSION - 1)
+        first = run(folders)
+    found = run(folders)
+    assert found.manifest.reused == {"splits": 0, "parts": 1, "rows": 3}
+    assert found.texts == first.texts
+    assert "nothing was new" in run(folders).stdout

@@ -1,5 +1,6 @@
 """Ranges of a file share out its rows whatever the bytes and wherever they fall, at anchors, and read little twice."""
 
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -90,6 +91,24 @@ def test_row_groups_split_anywhere_give_the_files_rows_once(
     rows, rejects, _ = contents(items(path, found))
     assert rows == [(str(i), text) for i, text in enumerate(texts) if text.strip()]
     assert rejects == [(i, "blank_text") for i, text in enumerate(texts) if not text.strip()]
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"), [("a.txt", "babed623f5d292c3"), ("a.jsonl", "7113957948ff3598")], ids=["text", "jsonl"]
+)
+def test_blocks_of_short_distinct_rows_have_the_names_that_published_outputs_have(
+    tmp_path: Path, name: str, digest: str
+) -> None:
+    """Were they others, the next run would encode every corpus anew. The names are those of the first release."""
+    rng = random.Random(0)
+    lines = [f"{rng.getrandbits(64):x} line of text" for _ in range(5000)]
+    rows = "".join(json.dumps({"id": f"i{n}", "text": line}) + "\n" for n, line in enumerate(lines))
+    path = tmp_path / name
+    path.write_text("\n".join(lines) if name == "a.txt" else rows)
+    read = ReadOptions(id_column=None if name == "a.txt" else "id")
+    blocks = [item.name for item in items(path, options(split_bytes=50_000, read=read)) if isinstance(item, Block)]
+    assert len(blocks) == 75
+    assert hashlib.sha256("".join(blocks).encode()).hexdigest()[:16] == digest
 
 
 def random_rows(row_bytes: int, distinct: int = 0) -> list[Row]:
