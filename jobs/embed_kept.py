@@ -61,6 +61,12 @@ def _named_type(item: str) -> tuple[str, pa.DataType | None]:
     return item, None
 
 
+def type_hint(name: str) -> str:
+    """For a message about a column that is not there: whether its name ends in what may have been meant as a type."""
+    _, colon, ending = name.rpartition(":")
+    return f" ('{ending}' is no type; types are {', '.join(TYPE_NAMES)})" if colon else ""
+
+
 def check_names(names: Collection[str]) -> None:
     """Raises InputError for a name that is taken, or that readers who ignore case take for another column."""
     known = {name: name for name in (*RESERVED, SOURCE, OFFSET)}
@@ -117,8 +123,8 @@ def _type_in(piece: Slice, name: str, config: "EmbedConfig") -> pa.DataType | No
             return None  # the reader will list the file among the bad ones
         there = ", ".join(columns_of(piece, config.read) or [])
         raise InputError(
-            f"--keep_columns {name}: {piece.file.uri} has no such column, but {there}; with --missing_columns null its "
-            "rows have a null there"
+            f"--keep_columns {name}: {piece.file.uri} has no such column, but {there}{type_hint(name)}; with "
+            "--missing_columns null its rows have a null there"
         )
     return pa.null() if type_ is None else type_
 

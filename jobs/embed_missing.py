@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from jobs import cli
+from jobs.embed_kept import type_hint
 from schemas.errors import InputError
 from schemas.splits import Slice
 from transforms.plan import Plan
@@ -52,6 +53,6 @@ def _look_everywhere(name: str, pieces: Collection[Slice], options: BlockOptions
     first = next(iter(pieces))
     there = ", ".join(columns_of(first, options.read) or [])
     raise InputError(
-        f"--keep_columns {name}: no row of the input has it; there are {there} in {first.file.uri}; with "
-        "--missing_columns null the column is null"
+        f"--keep_columns {name}: no row of the input has it; there are {there} in {first.file.uri}{type_hint(name)}; "
+        "with --missing_columns null the column is null"
     )

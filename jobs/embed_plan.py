@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from jobs.embed_kept import as_published, settle_kept
+from jobs.embed_kept import as_published, settle_kept, type_hint
 from jobs.embed_root import ROOT, check_root, input_root
 from schemas import storage
 from schemas.errors import InputError
@@ -185,7 +185,8 @@ def _check_asked(piece: Slice, there: list[str] | None, config: "EmbedConfig") -
     for flag, name in [*asked, *(("--keep_columns", name) for name in kept)]:
         known = name in there or (piece.format == "parquet" and name.split(".")[0] in there)  # a field of a struct
         if not known:
-            raise InputError(f"{flag} {name}: {piece.file.uri} has no such column, but {', '.join(there)}")
+            hint = type_hint(name) if flag == "--keep_columns" else ""
+            raise InputError(f"{flag} {name}: {piece.file.uri} has no such column, but {', '.join(there)}{hint}")
 
 
 def describe(plan: Plan, model: ResolvedModel, device: str, why: str) -> str:

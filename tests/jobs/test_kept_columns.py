@@ -156,6 +156,14 @@ def test_an_int_that_is_asked_for_refuses_fractions_and_text_loses_no_zeros(run:
     assert (type_, python(values)) == ("int64", {"a 0": 1, "b 0": 7})
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_misspelt_type_is_told(run: Run, tmp_path: Path, name: str) -> None:
+    write(tmp_path, a=pa.array([1]))
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "k": 1}\n')
+    found = run(tmp_path / name, "--keep_columns", "k:doubel")
+    assert found.status == 2 and "'doubel' is no type; types are bool, int8" in found.stderr
+
+
 def test_an_empty_cell_is_no_number_but_no_error(run: Run, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,k\na 0,1.50\na 1,\na 2,x\n")
     type_, values = kept(run(tmp_path / "a.csv", "--keep_columns", "k:decimal(5, 2)", "--max_error_rate", 1))

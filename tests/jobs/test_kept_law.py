@@ -1,6 +1,8 @@
 """Every value of a kept column comes out equal, or its row is rejected, or the run is refused before it begins."""
 
 import decimal
+import fractions
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pyarrow import types
 from schemas.errors import InputError
 from schemas.kept_types import common_type
 from tests.kept import came_out, pieces_of
+from transforms.sources.kept_cast import can_cast, checked_cast
 
 ROWS = 4
 NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -187,3 +190,36 @@ def test_every_value_comes_out_equal_or_is_rejected_or_the_run_is_refused(
                 assert overflows(value)
             else:
                 assert meaning(values[piece.name, row]) == meaning(value)
+
+
+EXACT = [pa.int8(), pa.int64(), pa.uint8(), pa.uint64(), pa.float16(), pa.float32(), pa.float64(), pa.bool_()]
+TIMES = [pa.date32(), pa.date64(), *(pa.timestamp(unit, zone) for unit in NANOSECONDS for zone in (None, "UTC"))]
+CLOCKS = [pa.time32("s"), pa.time32("ms"), pa.time64("us"), pa.time64("ns")]
+SPANS = [pa.duration(unit) for unit in NANOSECONDS]
+
+
+def amount(value: pa.Scalar) -> Any:
+    """A number or a time as a number that can be compared whatever its type is."""
+    if not value.is_valid:
+        return None
+    said = meaning(value)
+    if isinstance(said, tuple) and said[0] == "date":
+        return fractions.Fraction(said[1]) * 86_400 * 10**9
+    if isinstance(said, tuple) and said[0] != "float":
+        return fractions.Fraction(said[-1])
+    number = value.as_py()
+    return fractions.Fraction(number) if math.isfinite(number) else repr(float(number))
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), family=st.sampled_from([EXACT, TIMES, CLOCKS, SPANS]))
+def test_a_value_that_is_cast_as_asked_is_equal_or_is_told(data: st.DataObject, family: list[pa.DataType]) -> None:
+    source, target = data.draw(st.sampled_from(family)), data.draw(st.sampled_from(family))
+    column = data.draw(arrays(source, ROWS))
+    if not can_cast(source, target):  # refused before the run
+        assert source != target
+        return
+    cast, errors = checked_cast(column, target)
+    for row, value in enumerate(column):
+        if row not in errors:
+            assert amount(cast[row]) == amount(value)

@@ -107,8 +107,8 @@ def _changed(column: pa.Array, cast: pa.Array) -> list[int]:
     if types.is_string(target) or types.is_large_string(target):
         return []  # the text of a value
     same = pc.equal(cast.cast(source, safe=False), column)
-    if types.is_floating(source):
-        same = pc.or_(same, pc.is_nan(column))
+    if types.is_floating(source) and types.is_floating(target):
+        same = pc.or_(same, pc.and_(pc.is_nan(column), pc.is_nan(cast)))
     return np.flatnonzero(pc.invert(same).fill_null(False).to_numpy(zero_copy_only=False)).tolist()
 
 

@@ -14,6 +14,8 @@ CASTS: list[tuple[pa.Array, pa.DataType, list[Any]]] = [
     (pa.array([2.0, 1.5, -0.0, 1e300]), pa.int64(), [2, "bad", 0, "bad"]),
     (pa.array([127, 128, -129]), pa.int8(), [127, "bad", "bad"]),
     (pa.array([0, 1, 2]), pa.bool_(), [False, True, "bad"]),
+    (pa.array([1.0, math.nan]), pa.bool_(), [True, "bad"]),
+    (pa.array([1.0, math.nan]), pa.int64(), [1, "bad"]),
     (pa.array(["7", "007", "0x10", "1.0", "", "9" * 30]), pa.int64(), [7, *["bad"] * 5]),
     (pa.array(["1.10", "0.10000000000000001", "1e5", "-0"]), pa.float64(), [1.1, 0.1, 1e5, 0.0]),
     (pa.array(["1e400", "1e-400", "9007199254740993", "1.00000000000000000001", "x"]), pa.float64(), ["bad"] * 5),
