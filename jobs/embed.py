@@ -12,15 +12,16 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.transforms.resources import parse_resource_hints
 
 from jobs import cli, dataflow, engines
 from jobs.embed_backend import settle_backend
 from jobs.embed_estimate import estimate
+from jobs.embed_kept import check_names, parse_keep_columns
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import sample_rows
-from schemas.blocks import OFFSET, SOURCE
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from schemas.rejects import Reason
@@ -46,6 +47,9 @@ class EmbedConfig:
     encode: EncodeOptions
     format: str = "auto"
     id_from: str = "offset"
+    input_root: str | None = None
+    may_rename: bool = False  # whether ids may change with the folder that names of files are relative to
+    kept_types: dict[str, pa.DataType] = dataclasses.field(default_factory=dict)  # by kept column, where given
     rows_per_part: int = 16_384
     split_bytes: int = 8 << 20
     redistribute: bool = False
@@ -76,17 +80,9 @@ class EmbedConfig:
             raise InputError(f"--encode_accelerator or --encode_min_ram: {error}") from None
         if self.id_from == "text" and self.read.id_column:
             raise InputError("--id_from text and --id_column: ids come from one of them")
-        kept = self.read.keep_columns
-        for name in kept:
-            if name in ("id", "text", "token_count", "truncated", "embedding"):
-                raise InputError(f"--keep_columns {name}: the dataset has a column of that name already")
-            if name in (SOURCE, OFFSET):
-                raise InputError(
-                    f"--keep_columns {name}: this job keeps a row's place under that name; rename the column"
-                )
-            if kept.count(name) > 1:
-                raise InputError(f"--keep_columns {name}: is named twice")
-        if self.format == "text" and (self.read.id_column or self.read.keep_columns):
+        check_names(self.read.keep_columns)
+        kept = self.read.keep_columns if self.read.missing_columns == "error" else ()
+        if self.format == "text" and (self.read.id_column or kept):
             raise InputError("--format text: a line of text has no columns for --id_column or --keep_columns")
 
     @property
@@ -146,9 +142,21 @@ def arguments() -> argparse.ArgumentParser:
         metavar="GLOB",
         help="files, folders or globs of text shards",
     )
+    add("--input_root", metavar="DIR", help="ids name files below it; default: the deepest folder that --input shares")
     add("--output", required=True, metavar="DIR", help="folder of the dataset; an earlier output is brought up to date")
     add_reader_flags(add)
-    add("--keep_columns", default="", metavar="A,B", help="columns to carry over into the dataset")
+    add(
+        "--keep_columns",
+        default="",
+        metavar="A,B:TYPE",
+        help="columns to carry over into the dataset; TYPE (double, timestamp[us, UTC], …) decides where files differ",
+    )
+    add(
+        "--missing_columns",
+        default="error",
+        choices=["error", "null"],
+        help="null: a kept column that a file, or every row, lacks is null there",
+    )
     add("--model", default="all-MiniLM-L6-v2", help="a name, a model hub's id, or a folder, s3://bucket/model too")
     add("--model_revision", help="revision on the model hub")
     add("--device", default="auto", choices=["auto", "cpu", "cuda", "mps"], help="where the encoder computes")
@@ -199,10 +207,11 @@ def config_of(args: argparse.Namespace) -> EmbedConfig:
     def chosen(cls: type) -> dict[str, Any]:
         return {f.name: getattr(args, f.name) for f in dataclasses.fields(cls) if hasattr(args, f.name)}
 
-    kept = tuple(name for name in args.keep_columns.split(",") if name)
+    kept, types = parse_keep_columns(args.keep_columns)
     read = ReadOptions(**chosen(ReadOptions) | {"keep_columns": kept})
     own = {k: v for k, v in chosen(EmbedConfig).items() if k != "input"}
-    return EmbedConfig(**own, input=tuple(args.input), read=read, encode=EncodeOptions(**chosen(EncodeOptions)))
+    encode = EncodeOptions(**chosen(EncodeOptions))
+    return EmbedConfig(**own, input=tuple(args.input), read=read, encode=encode, kept_types=types)
 
 
 def _paths(config: EmbedConfig) -> dict[str, Sequence[str]]:

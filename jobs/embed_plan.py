@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from jobs.embed_kept import as_published, settle_kept, type_hint
+from jobs.embed_root import ROOT, check_root, input_root
 from schemas import storage
 from schemas.errors import InputError
 from schemas.manifest import Manifest, SplitEntry, newest_manifest
 from schemas.rejects import Reason
-from schemas.splits import Slice, digest
+from schemas.splits import FileInfo, Slice, digest
 from transforms.inputs import check_output, earlier_ids, list_inputs, make_splits, slice_files
 from transforms.model import ResolvedModel
 from transforms.plan import Plan, check_fidelity
 from transforms.publish import damaged_files
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, columns_of, kept_schema
+from transforms.sources import BadFile, columns_of, detect, read_footers
 
 if TYPE_CHECKING:
     from jobs.embed import EmbedConfig
@@ -31,15 +33,18 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         InputError: no such input, no such column, an output that is no place for a dataset.
     """
     started = time.time()
-    files = list_inputs(config.input)
+    root = input_root(config)
+    files = list_inputs(config.input, root)
     check_output(config.output, config.input, (file for file, _ in files))
-    slices = slice_files(files, config.format, config.split_bytes)
-    kept = _check_columns({p.file.uri: p for pieces in slices for p in pieces}.values(), config)
+    read_footers(file for file, name in files if _footer_is_needed(file, name, config))
+    slices = slice_files(files, config.format, config.split_bytes, config.rows_per_part)
+    base = newest_manifest(config.output)
+    check_root(config, base, root, files)
+    earlier = None if config.fresh else base
+    kept = _kept_columns({p.file.uri: p for pieces in slices for p in pieces}.values(), config, model, earlier)
     recorded = _recorded_options(config, kept)
     options = digest(recorded, model.fingerprint.digest)
     splits = make_splits(slices, options)
-    base = newest_manifest(config.output)
-    earlier = None if config.fresh else base
     damaged = damaged_files(config.output, earlier) if earlier else set()
     renamed = earlier_ids(splits, options, earlier) if earlier else {}
     known = {renamed.get(i, i) for i in _whole_splits(earlier, damaged)} if earlier else set()
@@ -54,7 +59,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         inputs=tuple(file._replace(uri=storage.blanked(file.uri)) for file, _ in files),
         fingerprint=model.fingerprint,
         kept=kept,
-        options=recorded | _duplicates_kept(config),
+        options=recorded | _duplicates_kept(config) | {ROOT: storage.blanked(root)},
         input_bytes=sum(split.input_bytes for split in todo),
         unique_ids=config.unique_ids,
         max_error_rate=config.max_error_rate,
@@ -66,7 +71,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     )
     _check_finished(plan, earlier, known)
     blocks = BlockOptions(
-        read=config.read,
+        read=dataclasses.replace(config.read, kept=kept),
         kept=kept,
         fingerprint_digest=model.fingerprint.digest,
         id_from=config.id_from,
@@ -102,16 +107,39 @@ def _duplicates_kept(config: "EmbedConfig") -> dict[str, str]:
     return {"duplicate_ids": "keep"} if config.duplicate_ids == "keep" and not config.unique_ids else {}
 
 
+def _footer_is_needed(file: FileInfo, name: str, config: "EmbedConfig") -> bool:
+    """To cut the file into splits, or to know the types of its columns."""
+    is_parquet = detect(name, config.format)[0] == "parquet"
+    return is_parquet and (file.size > config.split_bytes or bool(config.read.keep_columns))
+
+
+def _kept_columns(
+    files: Collection[Slice], config: "EmbedConfig", model: ResolvedModel, earlier: Manifest | None
+) -> pa.Schema:
+    """The kept columns' schema. Raises InputError for a column that is asked for and is not there, for types that
+    cannot be one; RunFailed for a file that cannot be read."""
+    _check_columns(files, config)
+    kept = settle_kept(files, config)
+    goes_on = earlier is not None and earlier.fingerprint.digest == model.fingerprint.digest
+    if earlier is not None and goes_on and _same_but_for_types(earlier, _recorded_options(config, kept)):
+        return as_published(kept, earlier, config.output, config.kept_types)
+    return kept
+
+
+def _same_but_for_types(earlier: Manifest, recorded: dict[str, Any]) -> bool:
+    return all(earlier.options.get(name) == value for name, value in recorded.items() if name != "kept_types")
+
+
 def _recorded_options(config: "EmbedConfig", kept: pa.Schema) -> dict[str, Any]:
-    """The options that decide what rows a dataset has, as the manifest keeps them and split ids include them. The types
-    of kept columns are the first file's, so another first file may change those of all rows."""
+    """The options that decide what rows a dataset has, as the manifest keeps them and split ids include them."""
+    read = dataclasses.asdict(config.read)
     return {
         **({"kept_types": [str(field.type) for field in kept]} if len(kept) else {}),
         "format": config.format,
         "id_from": config.id_from,
         "rows_per_part": config.rows_per_part,
         "split_bytes": config.split_bytes,
-        **dataclasses.asdict(config.read),
+        **{name: value for name, value in read.items() if name not in ("kept", "missing_columns")},
         "keep_columns": list(config.read.keep_columns),
     }
 
@@ -136,29 +164,24 @@ def _why_anew(
     return ""
 
 
-def _check_columns(files: Collection[Slice], config: "EmbedConfig") -> pa.Schema:
-    """The kept columns' schema, from the first file of each format; with `--skip_bad_files`, the first good one.
+def _check_columns(files: Collection[Slice], config: "EmbedConfig") -> None:
+    """Looks at the first file of each format; with `--skip_bad_files`, at the first good one.
 
     Raises:
         InputError: it lacks a column that was asked for.
         RunFailed: it cannot be read.
     """
-    kept: pa.Schema | None = None
     for format_ in sorted({piece.format for piece in files}):
         pieces = [piece for piece in files if piece.format == format_]
-        schema = _columns_of_first(pieces if config.skip_bad_files else pieces[:1], config)
-        if schema is not None:
-            kept = schema if kept is None else _common_types(kept, schema)
-    return kept if kept is not None else pa.schema([])
+        _check_first(pieces if config.skip_bad_files else pieces[:1], config)
 
 
-def _columns_of_first(pieces: list[Slice], config: "EmbedConfig") -> pa.Schema | None:
-    """None where all are damaged and to be skipped."""
+def _check_first(pieces: list[Slice], config: "EmbedConfig") -> None:
     problem: InputError | None = None
     for piece in pieces:
         try:
             _check_asked(piece, columns_of(piece, config.read), config)
-            return kept_schema(piece, config.read) if config.read.keep_columns else pa.schema([])
+            return
         except BadFile as error:
             if not config.skip_bad_files:
                 raise error.as_failure() from None
@@ -166,33 +189,23 @@ def _columns_of_first(pieces: list[Slice], config: "EmbedConfig") -> pa.Schema |
             problem = problem or error
     if problem:
         raise problem
-    return None
 
 
 def _check_asked(piece: Slice, there: list[str] | None, config: "EmbedConfig") -> None:
     """Raises InputError for a column that is asked for and is not there. Objects of JSONL may each have others: of
     these, `jobs.embed_sample` judges."""
     read = config.read
-    if there is None and (read.id_column or read.keep_columns):
+    kept = read.keep_columns if read.missing_columns == "error" else ()
+    if there is None and (read.id_column or kept):
         raise InputError(f"{piece.file.uri}: a text file has no columns for --id_column or --keep_columns")
     if not there or piece.format == "jsonl":  # not there: text, or a file without a byte
         return
     asked = [("--text_column", read.text_column), *([("--id_column", read.id_column)] if read.id_column else [])]
-    for flag, name in [*asked, *(("--keep_columns", name) for name in read.keep_columns)]:
+    for flag, name in [*asked, *(("--keep_columns", name) for name in kept)]:
         known = name in there or (piece.format == "parquet" and name.split(".")[0] in there)  # a field of a struct
         if not known:
-            raise InputError(f"{flag} {name}: {piece.file.uri} has no such column, but {', '.join(there)}")
-
-
-def _common_types(one: pa.Schema, other: pa.Schema) -> pa.Schema:
-    """Where formats are mixed, a kept column that is not of one type everywhere would be text in some files only."""
-    for field in one:
-        if field.type != other.field(field.name).type:
-            raise InputError(
-                f"--keep_columns {field.name}: is {field.type} in some input files and {other.field(field.name).type} "
-                "in others; embed them into two datasets"
-            )
-    return one
+            hint = type_hint(name) if flag == "--keep_columns" else ""
+            raise InputError(f"{flag} {name}: {piece.file.uri} has no such column, but {', '.join(there)}{hint}")
 
 
 def describe(plan: Plan, model: ResolvedModel, device: str, why: str) -> str:

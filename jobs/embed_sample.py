@@ -6,13 +6,14 @@ import io
 import itertools
 from collections import Counter
 
+from jobs.embed_missing import check_missing
 from schemas.errors import InputError, RunFailed
 from schemas.rejects import BLANK_REASONS, Reason, Reject
 from schemas.splits import Slice
 from transforms.inputs import LINE_FORMATS
 from transforms.plan import Plan
 from transforms.read import BlockOptions
-from transforms.sources import BadFile, Row, beginnings, columns_of, parquet_row_groups, read_head, read_rows
+from transforms.sources import BadFile, Row, Rows, beginnings, columns_of, parquet_row_groups, read_batches, read_head
 
 SAMPLE_ROWS = 1000
 HEAD_BYTES = 1 << 20
@@ -33,34 +34,47 @@ def sample_rows(plan: Plan, options: BlockOptions) -> Sample:
         InputError: there is no such field.
         RunFailed: more than half of them are broken, or a file cannot be read.
     """
-    good: list[Row] = []
+    texts: list[str] = []
     rejects: list[Reject] = []
+    filled: set[str] = set()  # kept columns that some row has
     input_bytes = 0
     first: Slice | None = None
     for piece, start in itertools.chain.from_iterable(beginnings(split.slices) for split in plan.todo):
         first = first or piece
-        before, last = len(good) + len(rejects), 0
+        before, last = len(texts) + len(rejects), 0
         try:
-            for item in read_rows(start, options.read):
-                last = item.offset
-                if isinstance(item, Row):
-                    good.append(item)
-                elif isinstance(item, Reject):
-                    rejects.append(item)
-                if len(good) + len(rejects) >= SAMPLE_ROWS:
+            for rows in read_batches(start, options.read):
+                filled |= _filled(rows)
+                for item in dataclasses.replace(rows, kept=None).items():
+                    last = item.offset
+                    if isinstance(item, Row):
+                        texts.append(item.text)
+                    elif isinstance(item, Reject):
+                        rejects.append(item)
+                    if len(texts) + len(rejects) >= SAMPLE_ROWS:
+                        break
+                if len(texts) + len(rejects) >= SAMPLE_ROWS:
                     break
         except BadFile as error:
             if not options.skip_bad_files:
                 raise error.as_failure() from None
-        rows = len(good) + len(rejects)
-        if rows >= SAMPLE_ROWS:
-            input_bytes += bytes_of(piece, rows - before, last)
+        taken = len(texts) + len(rejects)
+        if taken >= SAMPLE_ROWS:
+            input_bytes += bytes_of(piece, taken - before, last)
             break
         input_bytes += piece.size
     if first and first.format == "jsonl":
-        _check_fields(good, rejects, options, first)
-    _check_broken(len(good), rejects)
-    return Sample(tuple(row.text for row in good), max(1, input_bytes))
+        _check_fields(bool(texts), rejects, options, first)
+    if texts:
+        check_missing(plan, options, filled)
+    _check_broken(len(texts), rejects)
+    return Sample(tuple(texts), max(1, input_bytes))
+
+
+def _filled(rows: Rows) -> set[str]:
+    """Kept columns with a value in one of the rows."""
+    columns = [] if rows.kept is None else zip(rows.kept.schema.names, rows.kept.columns, strict=True)
+    return {name for name, column in columns if column.null_count < len(column)}
 
 
 def bytes_of(piece: Slice, rows: int, last: int) -> int:
@@ -87,17 +101,12 @@ def _records(content: bytes, format_: str) -> int:
         return content.count(b"\n")
 
 
-def _check_fields(good: list[Row], rejects: list[Reject], options: BlockOptions, piece: Slice) -> None:
-    """Raises InputError for a field that was asked for and that no row has."""
+def _check_fields(good: bool, rejects: list[Reject], options: BlockOptions, piece: Slice) -> None:
+    """Raises InputError for the text or id field, if no row has it."""
     reasons, read = {r.reason for r in rejects}, options.read
     absent = [
         *([("--text_column", read.text_column)] if not good and reasons == {Reason.MISSING_FIELD} else []),
         *([("--id_column", read.id_column)] if not good and Reason.MISSING_ID in reasons else []),
-        *(
-            ("--keep_columns", n)
-            for i, n in enumerate(read.keep_columns)
-            if good and all(r.kept[i] is None for r in good)
-        ),
     ]
     if absent:
         there = columns_of(piece, read) or []

@@ -42,6 +42,7 @@ def embed_queries(args: argparse.Namespace, corpus: ModelFingerprint, options: P
         encode=encode,
         format=args.format,
         id_from=args.id_from,
+        may_rename=True,
         duplicate_ids=args.duplicate_ids,
         max_error_rate=args.max_error_rate,
         skip_bad_files=args.skip_bad_files,

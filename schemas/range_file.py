@@ -11,8 +11,8 @@ FIRST_BYTES, AHEAD_BYTES, MOST_BYTES = 256 << 10, 4 << 20, 10 << 20
 """Where nobody says how far a reader goes, requests begin small, since it may want one line, and double, since one that
 comes back wants more; from `AHEAD_BYTES` on they are made before the reader asks. What is known to be wanted comes in
 requests of up to `MOST_BYTES`, which a split of the default size is one of. At most two are in memory."""
-SLACK, MOST_SLACK_BYTES = 8, 1 << 20
-"""A range is fetched with an eighth more of it, where a line ends, and often a split; then comes as much again."""
+SLACK_BYTES = 32 << 10
+"""A range is fetched with this much more of it, where its last line is likely to end."""
 
 Fetch = Callable[[int, int], bytes]
 
@@ -74,10 +74,9 @@ class ReadAheadFile(RangeFile):
 
     def __init__(self, fetch: Fetch, size: int, start: int = 0, stop: int | None = None) -> None:
         super().__init__(fetch, size, start)
-        slack = 0 if stop is None else min((stop - start) // SLACK, MOST_SLACK_BYTES)
-        self._wanted = start if stop is None else min(stop + slack, size)
-        self._grows, self._first = stop is None, max(slack, FIRST_BYTES)
-        self._window, self._begin, self._step = b"", start, self._first
+        self._wanted = start if stop is None else min(stop + SLACK_BYTES, size)
+        self._grows = stop is None
+        self._window, self._begin, self._step = b"", start, FIRST_BYTES
         self._next: tuple[int, concurrent.futures.Future[bytes] | None] = (start, None)  # and what comes from there
 
     def readall(self) -> bytes:
@@ -92,7 +91,7 @@ class ReadAheadFile(RangeFile):
     def _load(self, start: int) -> None:
         expected, coming = self._next
         if start != expected:  # a seek
-            self._step, coming = self._first, None
+            self._step, coming = FIRST_BYTES, None
         self._window, self._begin = coming.result() if coming else self._fetch(start, self._end(start)), start
         if self._grows:
             self._step = min(2 * self._step, MOST_BYTES)

@@ -171,16 +171,6 @@ def in_real_folders(files: Iterable[FileInfo]) -> Iterator[FileInfo]:
         yield file._replace(uri=real[folder] + name)
 
 
-def without_twins(files: Iterable[FileInfo]) -> list[FileInfo]:
-    """Each file once, though links may lead to its folder on several ways: by its own path where that is among them."""
-    listed = list(files)
-    kept: dict[str, FileInfo] = {}
-    for file, real in zip(listed, in_real_folders(listed), strict=True):
-        if real.uri not in kept or file == real:
-            kept[real.uri] = file
-    return list(kept.values())
-
-
 def probe_write(folder: str) -> bool:
     """Whether the store creates a file only where none is (else two runs at once do not see each other).
 
@@ -202,7 +192,7 @@ def probe_write(folder: str) -> bool:
 
 def find(pattern: str) -> list[FileInfo]:
     """Files that a path, folder (with all below it) or glob names, by URI. Names starting with '.' or '_' below the
-    pattern's fixed part are no data, as everywhere in this field.
+    pattern's fixed part are no data, as everywhere in this field, unless the pattern itself says so, as `_c.txt` does.
 
     Raises InputError for a folder that cannot be listed, and for a symbolic link to nothing.
     """
@@ -216,7 +206,8 @@ def find(pattern: str) -> list[FileInfo]:
     if not entries and _VERSION.search(pattern):
         raise InputError(f"{pattern}: names a version of an object; only the one that is there now is read")
     fixed = len(fixed_folder(pattern))
-    data = [e for e in entries if not any(p[:1] in ("_", ".") for p in store.uri(e["name"])[fixed:].split("/"))]
+    hidden = {"_", "."} - {part[:1] for part in store.uri(path)[fixed:].split("/")}
+    data = [e for e in entries if not any(p[:1] in hidden for p in store.uri(e["name"])[fixed:].split("/"))]
     if broken := next((e["name"] for e in data if e.get("islink") and e["type"] == "other"), None):
         raise InputError(f"{pattern}: {broken} is a link to nothing that is there; mend or remove it")
     return sorted(store.info(entry) for entry in data if is_file(entry))

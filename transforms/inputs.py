@@ -1,6 +1,8 @@
 """Inputs -> splits: listing, slicing, packing, and what a published version lets this run take over."""
 
+import contextlib
 import logging
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,6 +13,7 @@ from schemas.manifest import Manifest, newest_manifest
 from schemas.matches import QUERIES_FOLDER, UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER, WORK_FOLDER
 from schemas.splits import FileInfo, Slice, Split, split_id
+from transforms.ranges import LARGE_FILE_SPLITS, SEARCH_SPLITS
 from transforms.sources import BadFile, detect, parquet_row_groups
 
 PACK_FILES = 4096
@@ -20,11 +23,11 @@ LINE_FORMATS = ("text", "jsonl")
 _LOGGER = logging.getLogger(__name__)
 
 
-def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
+def list_inputs(patterns: Sequence[str], root: str | None = None) -> list[tuple[FileInfo, str]]:
     """Files that the patterns match, each once, with the name that ids are made of; in the order of these names.
 
-    The name is the path below the deepest folder that all patterns share before their first wildcard. It is taken from
-    the patterns, not from what they match today, so that tomorrow's files do not change today's names.
+    root: the folder that names are relative to, as a URI that ends with '/'; `common_root` by default. A file
+        elsewhere has its URI for a name
 
     Raises:
         InputError: a pattern matches nothing, or a file whose name is no UTF-8, which ids could not hold.
@@ -42,9 +45,41 @@ def list_inputs(patterns: Sequence[str]) -> list[tuple[FileInfo, str]]:
                 f"--input {pattern}: the name of {odd!r} is no UTF-8, so no id can be made of it; rename it"
             )
         found |= {file.uri: file for file in files}
-    found = {file.uri: file for file in storage.without_twins(found.values())}
-    base = _common_folder([storage.fixed_folder(p) for p in patterns])
+    if links := linked_files(found):
+        link, target = min(links.items())
+        _LOGGER.warning(
+            f"--input: {len(links):,} of {len(found):,} names are links to a file that has another of them, as {link} "
+            f"to {target}; each file is read once"
+        )
+        found = {uri: file for uri, file in found.items() if uri not in links}
+    base = common_root(patterns) if root is None else root
     return sorted(((file, uri.removeprefix(base)) for uri, file in found.items()), key=lambda pair: pair[1])
+
+
+def common_root(patterns: Sequence[str]) -> str:
+    """The deepest folder that all patterns share before their first wildcard. It is taken from the patterns, not from
+    what they match today, so that tomorrow's files do not change today's names."""
+    return _common_folder([storage.fixed_folder(p) for p in patterns])
+
+
+def linked_files(uris: Iterable[str]) -> dict[str, str]:
+    """On a disk, the names that lead to the same file as another one, which has the value's name: hard and symbolic
+    links, also to a folder above. The one kept is no symbolic link, if one of them is none, and the first by name."""
+    same: dict[tuple[int, ...], list[tuple[str, int]]] = {}
+    for uri in sorted(uris):
+        if storage.is_local(uri):
+            with contextlib.suppress(OSError):  # who reads it will say so
+                there = os.stat(uri)
+                key = (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns)
+                same.setdefault(key, []).append((uri, there.st_nlink))
+    links: dict[str, str] = {}
+    for names in same.values():
+        targets = {os.path.realpath(uri) for uri, _ in names} if len(names) > 1 else set()
+        if len(targets) > 1 and min(nlink for _, nlink in names) == 1:
+            continue  # some file systems give one number to several files
+        kept = min((os.path.realpath(uri) != uri, uri) for uri, _ in names)[1] if targets else names[0][0]
+        links |= {uri: kept for uri, _ in names if uri != kept}
+    return links
 
 
 def _is_utf8(name: str) -> bool:
@@ -67,7 +102,9 @@ def _common_folder(folders: list[str]) -> str:
     return f"{base}/" if base and not base.endswith("/") else base
 
 
-def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes: int) -> list[tuple[Slice, ...]]:
+def slice_files(
+    files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes: int, rows_per_part: int = 16_384
+) -> list[tuple[Slice, ...]]:
     """What each split reads: pieces of large files, packs of small ones.
 
     Raises:
@@ -83,14 +120,14 @@ def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes
         if file.size <= split_bytes:
             small.append(whole)
         else:
-            large += [(piece,) for piece in _slices(whole, split_bytes)]
+            large += [(piece,) for piece in _slices(whole, split_bytes, rows_per_part)]
     return [*_packs(small, split_bytes), *large]
 
 
-def _slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
+def _slices(whole: Slice, split_bytes: int, rows_per_part: int) -> Iterator[Slice]:
     size = whole.file.size
     if whole.format == "parquet":
-        yield from _row_group_slices(whole, split_bytes)
+        yield from _row_group_slices(whole, split_bytes, rows_per_part)
     elif whole.codec or whole.format not in LINE_FORMATS:
         yield whole
     else:
@@ -99,18 +136,23 @@ def _slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
             yield whole._replace(start=start, stop=stop, size=stop - start)
 
 
-def _row_group_slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
+def _row_group_slices(whole: Slice, split_bytes: int, rows_per_part: int) -> Iterator[Slice]:
     try:
         groups = parquet_row_groups(whole.file)
     except BadFile:
         yield whole  # the reader says what is wrong with it, or skips it
         return
-    start = gathered = 0
-    for number, (_, group_bytes) in enumerate(groups):
-        if gathered and gathered + group_bytes > split_bytes:
+    is_large = sum(size for _, size in groups) >= LARGE_FILE_SPLITS * split_bytes
+    start = gathered = rows = 0
+    for number, (group_rows, group_bytes) in enumerate(groups):
+        size = gathered + group_bytes
+        # Two splits read what lies between the end of a range and the next anchor: that should be little of a split.
+        too_few = is_large and rows < 4 * rows_per_part and size <= SEARCH_SPLITS * split_bytes
+        if gathered and size > split_bytes and not too_few:
             yield whole._replace(start=start, stop=number, size=gathered)
-            start, gathered = number, 0
+            start, gathered, rows = number, 0, 0
         gathered += group_bytes
+        rows += group_rows
     yield whole._replace(start=start, stop=len(groups), size=gathered)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from transforms.lanes import LANES, DirectLane
 from transforms.model import EncodeOptions, ResolvedModel
 from transforms.packed_transformer import MOST_PADDING, PackedTransformer, can_be_packed
 from transforms.stateful_layers import check_attention, separate_threads
-from transforms.tokenize import FastTokenizer, Tokens, check_room
+from transforms.tokenize import FastTokenizer, check_room
 from transforms.tokenize_slow import SlowTokenizer
 from transforms.window import set_window, stated_window, window
 
@@ -62,7 +62,7 @@ class LoadedModel:
         self._exact = self._load()
         self._vocabulary = _vocabulary(self._exact)
         self.tokenizer = _tokenizer(self._exact, made.prompt)
-        self.tokenize: Callable[[Sequence[str]], Tokens] = self.tokenizer
+        self.tokenize: Any = self.tokenizer  # texts -> Tokens; the Encoder may have it done elsewhere
         check_room(self.tokenizer.room, self.tokenizer.limit)
         check_attention(self._exact, self.tokenizer.limit)
         self.boundaries = separate_threads(self._exact, self.tokenizer.limit)

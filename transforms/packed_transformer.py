@@ -66,7 +66,9 @@ def flash_attention(
     """softmax(Q K' / sqrt(head)) V of each text, by FlashAttention (Dao, 2023, arXiv:2307.08691)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return varlen_attn(queries, keys, values, starts, starts, longest, longest)
+    found = varlen_attn(queries, keys, values, starts, starts, longest, longest)
+    assert isinstance(found, torch.Tensor)  # and not with what was not asked for
+    return found
 
 
 def _has_varlen() -> bool:

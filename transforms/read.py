@@ -1,28 +1,26 @@
 """Split -> blocks of rows, rejected rows, and a record that the split was read to its end."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas import storage
-from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead, block_name
+from schemas.blocks import Block, RejectChunk, SplitRead, block_name
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 from schemas.splits import Slice, Split
-from transforms.cut import Anchors, Cutter, row_hashes
+from transforms.block_table import block_table
+from transforms.cut import Cutter
 from transforms.progress import PROGRESS
-from transforms.sources import BadFile, BlankLine, ReadOptions, Rows, read_ahead, read_batches
+from transforms.ranges import anchored_rows, row_marks
+from transforms.sources import BadFile, BlankLine, ReadOptions, Rows, read_ahead
 from transforms.trace import TRACE
 
 REJECTS_PER_CHUNK = 1000
-ANCHOR_SEARCH_SPLITS = 4
-"""How many split sizes to look ahead for an anchor before cutting at the next line: bounds what odd data can cost."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,20 +75,20 @@ class _SplitReader:
     def _read_piece(self, piece: Slice) -> Iterator[Block | RejectChunk]:
         for rows in anchored_rows(piece, self.options):
             yield from self._take_others(rows.others)
-            characters = np.fromiter(map(len, rows.texts), np.int64, len(rows.texts))
+            marks = row_marks(rows, self.options)
             start = 0
-            for cut in self.cutter.cuts(row_hashes(rows.texts), characters):
-                self._take(piece.name, rows[start:cut], characters[start:cut])
+            for cut in self.cutter.cuts(marks):
+                self._take(piece.name, rows[start:cut], marks.bytes[start:cut])
                 yield from self._close_block()
                 start = cut
-            self._take(piece.name, rows[start:], characters[start:])
+            self._take(piece.name, rows[start:], marks.bytes[start:])
         _check_unchanged(piece)
 
-    def _take(self, source: str, rows: Rows, characters: np.ndarray) -> None:
-        if rows.texts:
+    def _take(self, source: str, rows: Rows, held: np.ndarray) -> None:
+        if len(rows):
             self.rows.append((source, rows))
-            self.block_bytes += int(characters.sum())
-            self.rows_in += len(rows.texts)
+            self.block_bytes += int(held.sum())
+            self.rows_in += len(rows)
 
     def _take_others(self, others: Sequence[Reject | BlankLine]) -> Iterator[RejectChunk]:
         for item in others:
@@ -106,7 +104,7 @@ class _SplitReader:
     def _close_block(self) -> Iterator[Block]:
         if not self.rows:
             return
-        table = _table(self.rows, self.options)
+        table = block_table(self.rows, self.options.read, self.options.kept, self.options.id_from)
         name = block_name(table, self.options.fingerprint_digest)
         stands_for = min(self.block_bytes, self.bytes_left)
         yield Block(self.split.id, self.blocks, name, table, stands_for)
@@ -115,88 +113,10 @@ class _SplitReader:
         self.rows, self.block_bytes = [], 0
 
 
-def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Rows]:
-    """The rows that a split really reads: those of its byte range, moved on at both ends to the next anchor.
-
-    So blocks depend on the content around them, not on where the ranges happened to fall, and the ranges of a file
-    still share out its lines: each end is found from the same bytes by the same rule as its neighbour's start. In one
-    pass: only what lies between the range's end and the anchor after it is fetched twice, by two splits.
-    """
-    if piece.whole or piece.format == "parquet":
-        yield from read_batches(piece, options.read)
-        return
-    begin, end = _End(piece.start, options), _End(piece.stop, options)
-    first = 0 if piece.start == 0 else None
-    for rows in read_batches(piece._replace(stop=piece.file.size), options.read):
-        if first is None:
-            first = begin.find(rows)
-        last = end.find(rows)
-        if first is not None:
-            yield rows.between(first, last)
-        if last is not None:
-            return
-
-
-class _End:
-    """Where a range of a file ends and the next begins: at the first anchor after `position`; where none turns up for
-    very long, at a line that far on; with the file where it ends before that (as it grows, an anchor may turn up there,
-    which begins a block in any case).
-
-    Never decreasing in `position`, so that ranges of a file neither overlap nor leave a gap.
-    """
-
-    def __init__(self, position: int, options: BlockOptions) -> None:
-        self._position = position
-        self._anchors = Anchors(options.rows_per_part, entering=True)
-        self._latest = position + ANCHOR_SEARCH_SPLITS * options.split_bytes
-
-    def find(self, rows: Rows) -> int | None:
-        """Its offset, once it is there. Asked about all of the file after the position, in order, until it is."""
-        behind = rows[int(np.searchsorted(rows.offsets, self._position)) :]
-        places = [int(behind.offsets[i]) for i in self._anchors.find(row_hashes(behind.texts))[:1]]
-        places += [int(offset) for offset in rows.offsets[rows.offsets >= self._latest][:1]]
-        places += [other.offset for other in rows.others if other.offset >= self._latest][:1]
-        return min(places, default=None)
-
-
 def _check_unchanged(piece: Slice) -> None:
     """What was planned must be what was read, or a later run would take over rows that are no longer the file's."""
     if not storage.is_unchanged(piece.file):
         raise RunFailed(f"{piece.file.uri}: changed while it was read; run again when nothing writes to it")
-
-
-def _table(rows: list[tuple[str, Rows]], options: BlockOptions) -> pa.Table:
-    texts = [text for _, some in rows for text in some.texts]
-    columns = {
-        "text": pa.array(texts, pa.string()),
-        SOURCE: pa.array([source for source, _ in rows], pa.string()).take(
-            np.repeat(np.arange(len(rows)), [len(some.texts) for _, some in rows])
-        ),
-        OFFSET: pa.array(np.concatenate([some.offsets for _, some in rows]), pa.int64()),
-    }
-    columns = {"id": _ids(rows, columns, options)} | columns
-    kept = [values for _, some in rows for values in some.kept]
-    for i, field in enumerate(options.kept):
-        try:
-            columns[field.name] = pa.array([values[i] for values in kept], field.type)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise RunFailed(
-                f"{rows[0][0]}: kept column '{field.name}' is no {field.type} as elsewhere: {error}"
-            ) from None
-    return pa.table(columns)
-
-
-def _ids(rows: list[tuple[str, Rows]], columns: dict[str, pa.Array], options: BlockOptions) -> pa.Array:
-    if options.read.id_column:
-        return pa.array([id_ or "" for _, some in rows for id_ in some.ids], pa.string())
-    if options.id_from == "text":
-        return pa.array([text_id(text) for _, some in rows for text in some.texts], pa.string())
-    return pc.binary_join_element_wise(columns[SOURCE], columns[OFFSET].cast(pa.string()), "#")
-
-
-def text_id(text: str) -> str:
-    """Hex of a 128-bit hash of the text: the id under `--id_from text`."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @dataclasses.dataclass

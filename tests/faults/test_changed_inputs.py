@@ -78,7 +78,7 @@ def add_file(bench: Bench) -> int:
 
 def shrink(bench: Bench) -> int:
     path = bench.source / "shard-1.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:150]))
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:145]))
     return 128
 
 
@@ -215,8 +215,7 @@ def test_kept_columns_are_of_one_type_whichever_file_comes_first(bench: Bench) -
     pq.write_table(pa.table({"text": ["b"], "n": pa.array([1], pa.int64())}), bench.source / "b.parquet")
     bench.run(*options)
     pq.write_table(pa.table({"text": ["a"], "n": pa.array([2], pa.int32())}), bench.source / "a.parquet")
-    assert bench.run(*options) == 2
-    assert "kept_types: ['int64'] -> ['int32']" in bench.log.read_text()
+    assert bench.run(*options) == 2  # a pack of both, read anew; the parts' type stays
     assert open_dataset(str(bench.output)).read(["text", "n"]).to_pylist() == [
         {"text": "a", "n": 2},
         {"text": "b", "n": 1},

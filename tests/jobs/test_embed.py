@@ -285,7 +285,7 @@ def test_ids_come_from_a_column_a_place_or_the_text(run: Run, tmp_path: Path) ->
 
 
 def embed_id(text: str) -> str:
-    from transforms.read import text_id
+    from transforms.block_table import text_id
 
     return text_id(text)
 
@@ -311,7 +311,7 @@ def test_kept_columns_of_line_files_are_text_and_null_where_missing(run: Run, tm
     found = run([tmp_path / "a.jsonl", tmp_path / "b.csv"], "--keep_columns", "n")
     assert {r["text"]: r["n"] for r in pq.read_table(found.output).to_pylist()} == {
         "a": "123456789012345678901234567890",
-        "b": '{"x":[1,2.5]}',
+        "b": '{"x": [1, 2.5]}',
         "c": None,
         "d": None,
         "e": "s",

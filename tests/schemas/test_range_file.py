@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.range_file import FIRST_BYTES, MOST_BYTES, SLACK, RangeFile, ReadAheadFile
+from schemas.range_file import FIRST_BYTES, MOST_BYTES, SLACK_BYTES, RangeFile, ReadAheadFile
 
 CONTENT = random.Random(0).randbytes(20 << 20)
 
@@ -71,14 +71,14 @@ def test_a_range_is_one_request_for_little_more_than_it(start: int) -> None:
     asked, size = Asked(), 8 << 20
     with io.BufferedReader(ReadAheadFile(asked.fetch, len(CONTENT), start, start + size), 1 << 20) as file:
         assert file.read(size) == CONTENT[start : start + size]
-    assert asked == [(start, start + size + size // SLACK)]
+    assert asked == [(start, start + size + SLACK_BYTES)]
 
 
 def test_what_lies_beyond_a_range_is_asked_for_bit_by_bit() -> None:
     asked, size = Asked(), 4 << 20
     with io.BufferedReader(ReadAheadFile(asked.fetch, len(CONTENT), 0, size), 1 << 16) as file:
-        assert file.read(6 << 20) == CONTENT[: 6 << 20]
-    assert [stop - start for start, stop in asked] == [size + size // SLACK, *3 * [size // SLACK]]
+        assert file.read(size + FIRST_BYTES) == CONTENT[: size + FIRST_BYTES]
+    assert [stop - start for start, stop in asked] == [size + SLACK_BYTES, FIRST_BYTES]
 
 
 def test_a_long_range_is_few_requests_of_one_size_and_never_more_than_one_ahead() -> None:

@@ -95,6 +95,21 @@ def test_find_takes_files_folders_and_globs_and_leaves_out_hidden_ones(tmp_path:
     assert found("none*") == found("none") == []
 
 
+def test_find_takes_hidden_names_that_the_pattern_itself_names(tmp_path: Path) -> None:
+    for name in ("_c.txt", "a.txt", ".d.txt", "b/_e.txt", "b/.f.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def found(pattern: str) -> list[str]:
+        return [str(Path(f.uri).relative_to(tmp_path)) for f in storage.find(str(tmp_path / pattern))]
+
+    assert found("_c.txt") == ["_c.txt"]
+    assert found("_*.txt") == ["_c.txt"]
+    assert found(".d.txt") == [".d.txt"]
+    assert found("**/_*.txt") == ["_c.txt", "b/_e.txt"]
+    assert found("*.txt") == ["a.txt"]
+
+
 @pytest.mark.parametrize("pattern", ["", "**/*.txt"])
 def test_a_folder_that_cannot_be_listed_is_an_error_not_a_gap(
     tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch

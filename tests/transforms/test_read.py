@@ -1,11 +1,13 @@
 """Splits of any file at any size give its rows once, in the same blocks."""
 
+import gzip
 import json
 import random
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk, SplitRead
 from schemas.errors import RunFailed
 from schemas.rejects import Reason
+from transforms import cut
 from transforms.cut import row_hashes
 from transforms.inputs import list_inputs, make_splits, slice_files
 from transforms.read import BlockOptions, read_split
@@ -61,6 +64,27 @@ def test_rare_and_crowded_anchors_give_the_files_rows_once(tmp_path: Path, lines
     path.write_text("\n".join(lines))
     cut = read_all(str(path), split_bytes, options(rows_per_part=64, split_bytes=split_bytes))
     assert rows(cut[0]) == [(f"a.txt#{6 * i}", line) for i, line in enumerate(lines)]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl.gz", "csv", "parquet"])
+def test_ids_and_kept_values_count_towards_the_size_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """5.5 MB of gzip took 1 GB, for one kept column."""
+    monkeypatch.setattr(cut, "BLOCK_TEXT_CHARACTERS", 10_000)
+    records = [{"text": f"row {i}", "id": f"{i:0500}", "k": "x" * 500} for i in range(100)]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+    elif suffix == "csv":
+        path.write_text("text,id,k\n" + "".join(f"{r['text']},{r['id']},{r['k']}\n" for r in records))
+    else:
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, records)).encode()))
+    read = ReadOptions(id_column="id", keep_columns=("k",))
+    found = options(read=read, kept=pa.schema([("k", pa.string())]), rows_per_part=1 << 20)
+    blocks, *_ = read_all(str(path), 1 << 30, found)
+    assert [row for b in blocks for row in b.table.select(["text", "id", "k"]).to_pylist()] == records
+    assert {b.table.num_rows for b in blocks} == {10}
 
 
 def random_lines(seed: int, n: int) -> list[str]:

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-import pyarrow as pa
-
 from schemas.rejects import Reject
 from schemas.splits import Slice
 from transforms.sources.chunks import beginning, beginnings, read_ahead, read_head
 from transforms.sources.delimited import delimited_columns, read_delimited
-from transforms.sources.jsonl import jsonl_columns, read_jsonl
+from transforms.sources.jsonl import has_field, jsonl_columns, read_jsonl
+from transforms.sources.kept_cast import can_cast, cast_kept
 from transforms.sources.names import FORMATS, detect
-from transforms.sources.parquet import kept_fields, parquet_row_groups, parquet_schema, read_parquet
+from transforms.sources.parquet import kept_type, parquet_row_groups, parquet_schema, read_parquet
+from transforms.sources.parquet_footer import read_footers
 from transforms.sources.rows import BadFile, BlankLine, ReadOptions, Row, Rows, in_batches
 from transforms.sources.text import read_text
 
@@ -21,19 +21,23 @@ __all__ = [
     "ReadOptions",
     "Row",
     "Rows",
+    "beginning",
     "beginnings",
+    "can_cast",
     "columns_of",
     "detect",
-    "kept_schema",
+    "has_field",
+    "kept_type",
     "parquet_row_groups",
     "read_ahead",
     "read_batches",
+    "read_footers",
     "read_head",
     "read_rows",
 ]
 
-_BATCH_READERS = {"text": read_text, "jsonl": read_jsonl}
-_ROW_READERS = {"csv": read_delimited, "tsv": read_delimited, "parquet": read_parquet}
+_BATCH_READERS = {"text": read_text, "jsonl": read_jsonl, "parquet": read_parquet}
+_ROW_READERS = {"csv": read_delimited, "tsv": read_delimited}
 
 
 def read_batches(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
@@ -47,18 +51,17 @@ def read_batches(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
         BadFile: the file cannot be read (on); what came before the damage has been yielded.
     """
     if piece.format in _BATCH_READERS:
-        yield from _BATCH_READERS[piece.format](piece, options)
+        batches = _BATCH_READERS[piece.format](piece, options)
     else:
-        yield from in_batches(_ROW_READERS[piece.format](piece, options))
+        batches = in_batches(_ROW_READERS[piece.format](piece, options), options)
+    for rows in batches:
+        yield cast_kept(piece, rows, options.kept) if options.kept is not None and len(options.kept) else rows
 
 
 def read_rows(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
     """The same one by one, for those who want few of them."""
-    if piece.format in _BATCH_READERS:
-        for rows in _BATCH_READERS[piece.format](piece, options):
-            yield from rows.items()
-    else:
-        yield from _ROW_READERS[piece.format](piece, options)
+    for rows in read_batches(piece, options):
+        yield from rows.items()
 
 
 def columns_of(piece: Slice, options: ReadOptions) -> list[str] | None:
@@ -73,14 +76,3 @@ def columns_of(piece: Slice, options: ReadOptions) -> list[str] | None:
         return None
     read = jsonl_columns if piece.format == "jsonl" else delimited_columns
     return read(beginning(piece), options)
-
-
-def kept_schema(piece: Slice, options: ReadOptions) -> pa.Schema:
-    """Fields of `Row.kept`, all nullable: strings, but for Parquet the file's own types.
-
-    Raises:
-        BadFile: a Parquet file that cannot be read or has not the column.
-    """
-    if piece.format == "parquet":
-        return pa.schema(kept_fields(piece, options))
-    return pa.schema([pa.field(name, pa.string()) for name in options.keep_columns])

@@ -8,7 +8,7 @@ import bz2
 import contextlib
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import zstandard
@@ -18,6 +18,7 @@ from schemas.splits import FileInfo, Slice
 from transforms.sources.rows import BadFile, gathered
 
 CHUNK_BYTES = 1 << 20
+BEHIND_BYTES = 64 << 10
 PIECES_AHEAD = 8
 _READ_BYTES = {"gz": 1 << 16, "bz2": 1 << 16, "zst": 256}
 """Compressed bytes to take at once. zstandard's decoder cannot be told how much to put out at most; a block of 4 bytes
@@ -38,22 +39,30 @@ def read_chunks(piece: Slice) -> Iterator[bytes]:
             or not what its name says. All that came before the damage has been yielded then.
     """
     with reading(piece.file.uri), storage.open_read(*_range(piece)) as file:
-        size = _READ_BYTES.get(piece.codec, CHUNK_BYTES)
-        raw = iter(lambda: file.read1(size), b"")  # read would ask a store for more to fill a chunk beyond the range
+        # read would ask a store for more, to fill a chunk beyond the range; so read1
         if piece.codec:
+            raw = iter(lambda: file.read1(_READ_BYTES[piece.codec]), b"")
             yield from _gathered(decompress(raw, piece.codec, piece.file.uri))
         else:
-            yield from raw
+            yield from _by_range(file.read1, piece)
+
+
+def _by_range(read: Callable[[int], bytes], piece: Slice) -> Iterator[bytes]:
+    """What the piece stands for in large chunks; behind it small ones, since only the end of a line is wanted there."""
+    left = piece.size + 1
+    while data := read(CHUNK_BYTES if not piece.size else min(left, CHUNK_BYTES) if left > 0 else BEHIND_BYTES):
+        yield data
+        left -= len(data)
 
 
 def read_ahead(pieces: Iterable[Slice]) -> Iterator[Slice]:
     """The pieces, in order, each to be read before the next is taken. While one is read, the first bytes of
-    `PIECES_AHEAD` more are on their way from their stores: of a pack, these are whole files. (Not of Parquet, whose
-    reader knows better what it wants.)"""
+    `PIECES_AHEAD` more are on their way from their stores: whole files of a pack. (Not of Parquet, nor of ranges, whose
+    readers know better what they want.)"""
     waiting: deque[Slice] = deque()
     try:
         for piece in pieces:
-            if piece.format != "parquet":
+            if piece.whole and piece.format != "parquet":
                 storage.expect(*_range(piece))
             waiting.append(piece)
             if len(waiting) > PIECES_AHEAD:

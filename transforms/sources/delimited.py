@@ -1,8 +1,13 @@
 """CSV and TSV: a header row, then a record a row, which quotes may spread over several lines.
 
 `csv.reader` pulls the lines that a record needs from `_LineFeed`, which remembers them until the record is known to be
-good. A stray quote swallows the lines after it; so a record of several lines must be well-formed to the letter, and
-where it is not, its first line alone is refused and the others are read again.
+well-formed. A stray quote swallows the lines after it; so a record of several lines must be well-formed to the letter.
+Where it is not, its first line alone is refused and the others are read again. A well-formed record that is refused,
+for its width or its size, is passed over whole: its lines are no rows.
+
+Reading again stays linear. From inside quotes, every line either goes on inside quotes, or ends the record, or shows
+that its quotes are wrong; which of these depends on that line alone. So a record that fails at some line tells that
+each record that begins before that line and does not end on its own first line fails there too.
 """
 
 import collections
@@ -12,13 +17,13 @@ from collections.abc import Iterator
 from schemas.rejects import RAW_BYTES, Reason, Reject
 from schemas.splits import Slice
 from transforms.sources.fields import Refused, good_id, good_text, in_words, reject
-from transforms.sources.lines import LongLine, read_lines
+from transforms.sources.lines import BOM, LongLine, read_lines
+from transforms.sources.record_ends import CLOSED_WRONGLY, FILE_END, NEVER_CLOSED, RecordEnds
 from transforms.sources.rows import BadFile, BlankLine, ReadOptions, Row
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _MOST_LINES = 100_000
-"""Lines that a record may have: bounds what a stray quote before very short lines makes the feed hold."""
-_LEAST_LOOK_AHEAD_BYTES = 4096
+"""Lines that a record may have: bounds what very short lines make the feed hold."""
 
 
 def read_delimited(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject | BlankLine]:
@@ -32,7 +37,9 @@ def read_delimited(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject 
     header = records.header()
     if not header:
         return
-    text_at, *kept_at = [_position(piece, header, c) for c in (options.text_column, *options.keep_columns)]
+    text_at = _position(piece, header, options.text_column)
+    may_lack = options.missing_columns == "null"
+    kept_at = [None if may_lack and c not in header else _position(piece, header, c) for c in options.keep_columns]
     id_at = _position(piece, header, options.id_column) if options.id_column else None
     number, width = 0, len(header)
     while True:
@@ -45,7 +52,7 @@ def read_delimited(piece: Slice, options: ReadOptions) -> Iterator[Row | Reject 
                 continue
             text = good_text(fields[text_at], options.text_column)
             id_ = None if id_at is None else good_id(fields[id_at], header[id_at])
-            yield Row(number, text, id_, tuple([fields[i] for i in kept_at]))
+            yield Row(number, text, id_, tuple([None if i is None else fields[i] for i in kept_at]))
         except Refused as refused:
             yield reject(piece, number, refused, records.raw())
         number += 1
@@ -64,20 +71,19 @@ def _position(piece: Slice, header: list[str], column: str) -> int:
 
 
 class _LineFeed:
-    """The file's lines as `csv.reader` pulls them: at most `look_ahead` bytes of them for one record."""
+    """The file's lines as `csv.reader` pulls them: of one record, `max_record_bytes` and `_MOST_LINES` at most."""
 
     def __init__(self, lines: Iterator[tuple[int, bytes] | LongLine], max_record_bytes: int) -> None:
         self._lines, self._max_record_bytes = lines, max_record_bytes
         self._ahead: collections.deque[tuple[int, bytes] | LongLine] = collections.deque()  # to be read (again)
-        self._suspect_until = 0
-        self.look_ahead = max_record_bytes
+        self._broken_until, self._error = -1, ""
         self.begin()
 
     def begin(self) -> None:
-        self.taken: list[tuple[int, bytes]] = []
+        self.taken: list[tuple[int, bytes] | LongLine] = []
         self.taken_bytes = 0
         self.invalid_utf8 = False
-        self.stopped = ""  # why there was no further line: end, size
+        self.stopped = ""  # why there was no further line: end, size, or what is wrong with the record's quotes
 
     def __iter__(self) -> "_LineFeed":
         return self
@@ -87,13 +93,16 @@ class _LineFeed:
         if item is None:
             self.stopped = "end"
             raise StopIteration
-        offset, line = item
-        if not self.taken and offset >= self._suspect_until:
-            self.look_ahead = self._max_record_bytes
-        too_much = self.taken and (self.taken_bytes + len(line) > self.look_ahead or len(self.taken) == _MOST_LINES)
-        if too_much or type(item) is LongLine:
+        line = item[1]
+        if self.taken:
+            if self.is_broken():
+                self.stopped = self._error
+            elif self.taken_bytes + len(line) > self._max_record_bytes or len(self.taken) == _MOST_LINES:
+                self.stopped = "size"
+        if type(item) is LongLine:
+            self.stopped = self.stopped or "size"
+        if self.stopped:
             self._ahead.appendleft(item)
-            self.stopped = "size"
             raise StopIteration
         self.taken.append(item)
         self.taken_bytes += len(line) + 1
@@ -103,23 +112,34 @@ class _LineFeed:
             self.invalid_utf8 = True
             return line.decode(errors="replace") + "\n"
 
-    def take_long_line(self) -> LongLine | None:
-        """The next line, if it is above the limit: it cannot be part of any record."""
-        if self._ahead and isinstance(self._ahead[0], LongLine):
-            self.taken = [self._ahead[0]]
-            return self._ahead.popleft()  # type: ignore[return-value]
-        return None
+    def is_broken(self) -> bool:
+        """Whether the record, which was begun, is known to end on its first line or never as it should."""
+        return self.taken[0][0] < self._broken_until
 
-    def put_back(self) -> None:
+    def peek(self) -> tuple[int, bytes] | LongLine | None:
+        """The next line, which stays where it is."""
+        if not self._ahead and (line := next(self._lines, None)) is not None:
+            self._ahead.append(line)
+        return self._ahead[0] if self._ahead else None
+
+    def take_long_line(self) -> LongLine:
+        """The next line, which stopped the feed at a record's beginning."""
+        self.taken = [self._ahead.popleft()]
+        return self.taken[0]  # type: ignore[return-value]
+
+    def skip_to(self, offset: int) -> None:
+        """Passes over all lines before `offset`."""
+        while (line := self.peek()) is not None and line[0] < offset:
+            self._ahead.popleft()
+
+    def put_back(self, broken_until: int, error: str) -> None:
         """All lines but the first are to be read again.
 
-        Where such failures overlap, each may look ahead half as far as the one before, so that a file full of stray
-        quotes is not read again from each of them to its end.
+        broken_until: where the line begins that showed that the record's quotes are wrong
         """
-        offset, line = self.taken[-1]
-        self._suspect_until = max(self._suspect_until, offset + len(line) + 1)
-        self.look_ahead = max(self.look_ahead // 2, min(_LEAST_LOOK_AHEAD_BYTES, self._max_record_bytes))
+        self._broken_until, self._error = max(self._broken_until, broken_until), error
         self._ahead.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
 
 
 class _Records:
@@ -130,6 +150,7 @@ class _Records:
         self._delimiter = _DELIMITERS[piece.format]
         self._feed = _LineFeed(read_lines(piece, options.max_record_bytes), options.max_record_bytes)
         self._reader = csv.reader(self._feed, delimiter=self._delimiter, strict=True)
+        self._ends = RecordEnds(piece, self._delimiter)
 
     def raw(self) -> bytes:
         """What was taken last, up to what a reject keeps."""
@@ -150,21 +171,20 @@ class _Records:
     def take(self, width: int | None) -> list[str] | None:
         """Fields of the next record, none for an empty line; None at the file's end.
 
-        Raises Refused; the record (its first line, where it had several and they do not fit) is passed over then.
+        Raises Refused. The record is passed over then: all of it, or its first line where its quotes are wrong.
         """
         feed = self._feed
         feed.begin()
         try:
             fields = next(self._reader)
         except StopIteration:
-            if feed.take_long_line():
-                error = f"a line of more than {self._max_record_bytes} bytes (--max_record_bytes)"
-                raise Refused(Reason.TOO_LARGE, error) from None
+            if feed.stopped == "size":
+                raise self._long_line_refused() from None
             return None
         except csv.Error as error:
             fields = self._mend(error)
         if fields and width is not None and len(fields) != width:
-            raise self._first_line_refused(Reason.WRONG_WIDTH, f"{len(fields)} fields, the header has {width}")
+            raise Refused(Reason.WRONG_WIDTH, f"{len(fields)} fields, the header has {width}")
         if feed.invalid_utf8:
             raise Refused(Reason.INVALID_UTF8, "the row is no UTF-8")
         return fields
@@ -172,26 +192,52 @@ class _Records:
     def _mend(self, error: csv.Error) -> list[str]:
         """A record of one line need not be strict: text may follow a closing quote. Raises Refused."""
         feed = self._feed
-        if feed.stopped == "size" and feed.look_ahead == self._max_record_bytes:
-            raise self._first_line_refused(
-                Reason.TOO_LARGE, f"its quote is not closed within {self._max_record_bytes} bytes (--max_record_bytes)"
-            )
+        if feed.stopped == "size":
+            raise self._large_record_refused()
+        if feed.stopped == "end":
+            raise self._first_line_refused(FILE_END, NEVER_CLOSED)
         if feed.stopped:
-            raise self._first_line_refused(Reason.BROKEN_CSV, "its quote is never closed")
+            raise self._first_line_refused(-1, feed.stopped)
         if len(feed.taken) > 1:
-            raise self._first_line_refused(Reason.BROKEN_CSV, f"its quote is closed where no field ends: {error}")
+            raise self._first_line_refused(feed.taken[-1][0], f"{CLOSED_WRONGLY}: {error}")
         lines = iter([feed.taken[0][1].decode(errors="replace"), ""])
         try:
             fields = next(csv.reader(lines, delimiter=self._delimiter))
         except csv.Error as still:
             raise Refused(Reason.BROKEN_CSV, str(still).split(" - ")[0]) from None
         if next(lines, None) is None:  # it asked for a second line
-            raise Refused(Reason.BROKEN_CSV, "its quote is never closed")
+            raise Refused(Reason.BROKEN_CSV, NEVER_CLOSED)
         return fields
 
-    def _first_line_refused(self, reason: Reason, error: str) -> Refused:
-        if len(self._feed.taken) > 1:
-            self._feed.put_back()
-            del self._feed.taken[1:]
-            error += "; the lines after the row's first are read again"
-        return Refused(reason, error)
+    def _long_line_refused(self) -> Refused:
+        """Of a record whose first line is above the limit."""
+        feed = self._feed
+        offset, head = feed.take_long_line()
+        error = f"a line of more than {self._max_record_bytes} bytes (--max_record_bytes)"
+        if feed.is_broken():
+            return Refused(Reason.TOO_LARGE, error)
+        end = self._ends.find(offset + len(BOM) * (offset == 0 and head.startswith(BOM)), quoted=False)
+        following = feed.peek()
+        if end.error and following and end.offset >= following[0]:
+            return self._first_line_refused(end.offset, end.error, Reason.TOO_LARGE, f"{error}; ")
+        if not end.error:
+            feed.skip_to(end.offset)
+        return Refused(Reason.TOO_LARGE, error)
+
+    def _large_record_refused(self) -> Refused:
+        """Of a record whose first lines are all that may be held of it."""
+        following = self._feed.peek()
+        end = self._ends.find(following[0] if following else FILE_END, quoted=True)
+        if end.error:
+            return self._first_line_refused(end.offset, end.error)
+        self._feed.skip_to(end.offset)
+        error = f"a record of more than {self._max_record_bytes} bytes (--max_record_bytes) or {_MOST_LINES:,} lines"
+        return Refused(Reason.TOO_LARGE, error)
+
+    def _first_line_refused(
+        self, broken_until: int, error: str, reason: Reason = Reason.BROKEN_CSV, prefix: str = ""
+    ) -> Refused:
+        """broken_until: as in `_LineFeed.put_back`"""
+        self._feed.put_back(broken_until, error)
+        again = "; the lines after the row's first are read again" if self._feed.peek() else ""
+        return Refused(reason, prefix + error + again)

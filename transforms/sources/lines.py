@@ -4,6 +4,7 @@ A line belongs to the range in which it begins. So the reader of a range looks a
 begins at `start` only if a newline stands there. Ranges that share out a file share out its lines.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from schemas.rejects import RAW_BYTES
 from schemas.splits import Slice
 from transforms.sources.chunks import read_chunks
+from transforms.sources.rows import Rows
 
 BOM = b"\xef\xbb\xbf"
 NEWLINE = ord("\n")
@@ -58,6 +60,13 @@ def line_offsets(block: Lines) -> np.ndarray:
     return block.offset + begins[begins < len(block.data)]
 
 
+def with_sizes(rows: Rows, block: Lines) -> Rows:
+    """The rows of these lines, with the bytes of the line of each."""
+    begins = line_offsets(block)
+    sizes = np.diff(begins, append=block.offset + len(block.data))
+    return dataclasses.replace(rows, sizes=sizes[np.searchsorted(begins, rows.offsets)])
+
+
 def read_line_blocks(piece: Slice, max_line_bytes: int) -> Iterator[Lines | LongLine]:
     """The lines that begin in the piece, many at a time, without a UTF-8 BOM at the file's start (offsets count it).
 
@@ -78,8 +87,8 @@ def line_blocks(chunks: Iterator[bytes], start: int, stop: int, max_line_bytes: 
         elif len(block.data) <= max_line_bytes:
             yield from _without_bom(block)
         else:
-            for line in _one_by_one(block, max_line_bytes):
-                yield from (line,) if isinstance(line, LongLine) else _without_bom(line)
+            for part in _within_limit(block, max_line_bytes):
+                yield from (part,) if isinstance(part, LongLine) else _without_bom(part)
 
 
 def _whole_lines(
@@ -114,20 +123,27 @@ def _whole_lines(
             yield LongLine(offset, b"".join(held)[:RAW_BYTES])
             offset += size
             held, size, skipping = [], 0, True
+            if 0 <= stop <= offset:
+                return
     if held:
         yield Lines(offset, b"".join(held))
 
 
-def _one_by_one(block: Lines, max_line_bytes: int) -> Iterator[Lines | LongLine]:
-    offset = block.offset
-    end = block.offset + len(block.data)
-    for line in split_lines(block.data):
-        following = min(offset + len(line) + 1, end)  # a file's last line may have no newline
-        if len(line) > max_line_bytes:
-            yield LongLine(offset, line[:RAW_BYTES])
-        else:
-            yield Lines(offset, block.data[offset - block.offset : following - block.offset])
-        offset = following
+def _within_limit(block: Lines, max_line_bytes: int) -> Iterator[Lines | LongLine]:
+    """The same lines, but for those above the limit still many at a time."""
+    begins = line_offsets(block) - block.offset
+    ends = np.append(begins[1:], len(block.data))
+    newlines = np.ones(len(begins), np.int64)
+    newlines[-1] = block.data.endswith(b"\n")  # a file's last line may have none
+    begin = 0
+    for long in np.flatnonzero(ends - begins - newlines > max_line_bytes).tolist():
+        first, after = int(begins[long]), int(ends[long])
+        if begin < first:
+            yield Lines(block.offset + begin, block.data[begin:first])
+        yield LongLine(block.offset + first, block.data[first : after - int(newlines[long])][:RAW_BYTES])
+        begin = after
+    if begin < len(block.data):
+        yield Lines(block.offset + begin, block.data[begin:])
 
 
 def _without_bom(block: Lines) -> Iterator[Lines]:

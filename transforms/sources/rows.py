@@ -2,17 +2,20 @@
 
 import dataclasses
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 
 T = TypeVar("T")
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 20
+_LEAST_CHARACTERS = BATCH_CHARACTERS // BATCH_ROWS
 NO_END = np.iinfo(np.int64).max
+NO_OFFSETS = np.zeros(0, np.int64)
 
 
 class Row(NamedTuple):
@@ -35,33 +38,85 @@ Item = Row | Reject | BlankLine
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows:
-    """Records that stand one after the other in a file, as columns: a Python step for each row costs as much as all
-    else that is done with it. What stands between the good ones is kept apart."""
+    """Records that stand one after the other in a file, as Arrow columns. What stands between the good ones is apart.
+
+    A reader that has Arrow arrays passes them as they are, so that no value becomes a Python object on its way. A
+    reader that has Python strings calls `of_strings` with a list a column, or yields `Row`s through `in_batches`.
+    """
 
     offsets: np.ndarray  # (n,) int64, ascending
-    texts: Sequence[str]
-    ids: Sequence[str | None] = ()  # as in `Row`; () where no id column was asked for
-    kept: Sequence[tuple[Any, ...]] = ()  # as in `Row`; () where no columns were asked for
+    texts: pa.StringArray  # (n,), no nulls, valid UTF-8
+    ids: pa.StringArray | None = None  # (n,), no nulls; None where no id column was asked for
+    kept: pa.RecordBatch | None = None  # (n rows), the kept columns in the file's types; None where there are none
     others: Sequence[Reject | BlankLine] = ()  # in order of their offsets
+    sizes: np.ndarray | None = None  # (n,) int64, bytes of each in a line file; None where the format has no lines
 
     @classmethod
-    def of(cls, items: Iterable[Item]) -> "Rows":
+    def of_strings(
+        cls,
+        offsets: np.ndarray,
+        texts: Sequence[str],
+        ids: Sequence[str] | None = None,
+        kept: Mapping[str, Sequence[str | None]] | None = None,
+        others: Sequence[Reject | BlankLine] = (),
+    ) -> "Rows":
+        """`ids` is None where no id column was asked for; `kept` has a list for each kept column."""
+        kept_columns = {name: pa.array(values, pa.string()) for name, values in (kept or {}).items()}
+        return cls(
+            offsets,
+            pa.array(texts, pa.string()),
+            None if ids is None else pa.array(ids, pa.string()),
+            pa.record_batch(kept_columns) if kept_columns else None,
+            others,
+        )
+
+    @classmethod
+    def of(cls, items: Iterable[Item], options: "ReadOptions") -> "Rows":
+        """Of a reader that makes one row at a time. Kept values are strings or None."""
         good: list[Row] = []
         others: list[Reject | BlankLine] = []
         for item in items:
             (good if isinstance(item, Row) else others).append(item)  # type: ignore[arg-type]
-        offsets = np.array([row.offset for row in good], np.int64)
-        return cls(offsets, [r.text for r in good], [r.id for r in good], [r.kept for r in good], others)
+        return cls.of_strings(
+            np.array([row.offset for row in good], np.int64),
+            [row.text for row in good],
+            [row.id or "" for row in good] if options.id_column else None,
+            {name: [row.kept[i] for row in good] for i, name in enumerate(options.keep_columns)},
+            others,
+        )
+
+    def __len__(self) -> int:
+        return len(self.offsets)
 
     def items(self) -> Iterator[Item]:
-        """One by one, in the file's order."""
-        blank = (None,) * len(self.texts)
-        rows = map(Row, self.offsets.tolist(), self.texts, self.ids or blank, self.kept or ((),) * len(self.texts))
+        """One by one, in the file's order, as Python objects: for those who look at few rows."""
+        blank: Iterable[Any] = (None,) * len(self)
+        ids = blank if self.ids is None else self.ids.to_pylist()
+        columns = [] if self.kept is None else [column.to_pylist() for column in self.kept.columns]
+        kept = zip(*columns, strict=True) if columns else ((),) * len(self)
+        rows = map(Row, self.offsets.tolist(), self.texts.to_pylist(), ids, kept)
         return heapq.merge(self.others, rows, key=lambda item: item.offset)
 
     def __getitem__(self, rows: slice) -> "Rows":
-        """These rows, and nothing of what stands between them."""
-        return Rows(self.offsets[rows], self.texts[rows], self.ids[rows], self.kept[rows])
+        """These rows, and nothing of what stands between them. Copies nothing."""
+        ids = None if self.ids is None else self.ids[rows]
+        kept = None if self.kept is None else self.kept[rows]
+        sizes = None if self.sizes is None else self.sizes[rows]
+        return Rows(self.offsets[rows], self.texts[rows], ids, kept, sizes=sizes)
+
+    def where(self, mask: np.ndarray) -> "Rows":
+        """The rows for which `mask`, (n,) bool, is true, and all that stands between them."""
+        if mask.all():
+            return self
+        chosen = pa.array(mask)
+        ids = None if self.ids is None else self.ids.filter(chosen)
+        kept = None if self.kept is None else self.kept.filter(chosen)
+        sizes = None if self.sizes is None else self.sizes[mask]
+        return Rows(self.offsets[mask], self.texts.filter(chosen), ids, kept, self.others, sizes)
+
+    def with_others(self, others: Iterable[Reject | BlankLine]) -> "Rows":
+        """The same rows with more between them."""
+        return dataclasses.replace(self, others=sorted([*self.others, *others], key=lambda item: item.offset))
 
     def between(self, start: int, stop: int | None) -> "Rows":
         """What has its offset in `[start, stop)`; None is no end."""
@@ -70,14 +125,19 @@ class Rows:
         return dataclasses.replace(self[first:last], others=others)
 
 
-def in_batches(items: Iterator[Item]) -> Iterator[Rows]:
-    """The items of a source that makes them one by one."""
-    return map(Rows.of, gathered(items, _characters, BATCH_CHARACTERS))
+def in_batches(items: Iterator[Item], options: "ReadOptions") -> Iterator[Rows]:
+    """The items of a reader that makes them one by one."""
+    return (Rows.of(some, options) for some in gathered(items, _characters, BATCH_CHARACTERS))
 
 
 def _characters(item: Item) -> int:
     """That an item counts for: of short ones, so many that a batch has BATCH_ROWS at most."""
-    return max(len(item.text) if isinstance(item, Row) else 0, BATCH_CHARACTERS // BATCH_ROWS)
+    if not isinstance(item, Row):
+        return _LEAST_CHARACTERS
+    held = len(item.text) + len(item.id or "")
+    for value in item.kept:
+        held += len(value or "")
+    return max(held, _LEAST_CHARACTERS)
 
 
 def gathered(items: Iterator[T], size_of: Callable[[T], int], enough: int) -> Iterator[list[T]]:
@@ -116,9 +176,12 @@ class BadFile(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """How records become rows. Part of every split's identity."""
+    """How records become rows. Part of every split's identity, but for `kept`, whose types are, and `missing_columns`,
+    which decides whether a run begins and not what its rows are."""
 
     text_column: str = "text"
     id_column: str | None = None
     keep_columns: tuple[str, ...] = ()
     max_record_bytes: int = 16 << 20
+    kept: pa.Schema | None = None  # what kept columns become, as planned; None: as the file has them
+    missing_columns: str = "error"  # error or null: what a kept column is that a file does not have

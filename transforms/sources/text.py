@@ -1,40 +1,50 @@
 """Plain text: a line is a record."""
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 
 from schemas.rejects import Reject
 from schemas.splits import Slice
-from transforms.sources.fields import Refused, decoded, reject, reject_long
-from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, split_lines
-from transforms.sources.rows import BlankLine, ReadOptions, Row, Rows
+from transforms.sources.fields import Refused, blank_rows, decoded, reject, reject_long
+from transforms.sources.lines import Lines, LongLine, line_offsets, read_line_blocks, split_lines, with_sizes
+from transforms.sources.rows import NO_OFFSETS, BlankLine, ReadOptions, Row, Rows
 
 
 def read_text(piece: Slice, options: ReadOptions) -> Iterator[Rows]:
     """Every line that begins in the piece, without `\\n` or `\\r\\n`; a `\\r` elsewhere belongs to the text."""
     for block in read_line_blocks(piece, options.max_record_bytes):
         if isinstance(block, LongLine):
-            yield Rows.of([reject_long(piece, block.offset, block, options.max_record_bytes)])
+            rejected = reject_long(piece, block.offset, block, options.max_record_bytes)
+            yield Rows.of_strings(NO_OFFSETS, [], others=[rejected])
             continue
         try:
-            texts = (block.data.replace(b"\r\n", b"\n") if b"\r" in block.data else block.data).decode().split("\n")
+            block.data.decode()  # each line is valid where all are: a newline is no part of another character
         except UnicodeDecodeError:
-            yield Rows.of(_line_by_line(piece, block))
+            yield with_sizes(Rows.of(_line_by_line(piece, block), options), block)
             continue
-        yield _without_blank_lines(line_offsets(block), texts)
+        offsets = line_offsets(block)
+        yield with_sizes(_without_blank_lines(offsets, _as_strings(block, offsets)), block)
 
 
-def _without_blank_lines(offsets: np.ndarray, texts: list[str]) -> Rows:
-    del texts[len(offsets) :]  # the "" after the last newline
-    blank = [i for i, text in enumerate(texts) if not text or text.isspace()]
-    if not blank:
-        return Rows(offsets, texts)
+def _as_strings(block: Lines, offsets: np.ndarray) -> pa.StringArray:
+    """The lines as an Arrow array: the bytes without the line ends, and where each line begins in them."""
+    data = block.data
+    if b"\r\n" in data:
+        block = Lines(0, data.replace(b"\r\n", b"\n"))
+        data, offsets = block.data, line_offsets(block)
+    content = data.replace(b"\n", b"")
+    bounds = np.append(offsets - block.offset - np.arange(len(offsets)), len(content)).astype(np.int32)
+    return pa.StringArray.from_buffers(len(offsets), pa.py_buffer(bounds), pa.py_buffer(content))
+
+
+def _without_blank_lines(offsets: np.ndarray, texts: pa.StringArray) -> Rows:
+    blank = blank_rows(texts)
     good = np.ones(len(texts), bool)
     good[blank] = False
     others = [BlankLine(offset) for offset in offsets[blank].tolist()]
-    return Rows(offsets[good], list(itertools.compress(texts, good.tolist())), others=others)
+    return Rows(offsets, texts, others=others).where(good)
 
 
 def _line_by_line(piece: Slice, block: Lines) -> Iterator[Row | Reject | BlankLine]:

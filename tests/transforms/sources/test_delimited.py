@@ -1,12 +1,24 @@
 import csv
+import gzip
 import io
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.rejects import Reason, Reject
-from transforms.sources import BadFile, BlankLine, ReadOptions, Row, columns_of, delimited, read_rows
+from transforms.sources import (
+    BadFile,
+    BlankLine,
+    ReadOptions,
+    Row,
+    chunks,
+    columns_of,
+    delimited,
+    read_rows,
+    record_ends,
+)
 
 IDS = ReadOptions(id_column="id")
 HEADER = b"id,text\n"
@@ -97,8 +109,8 @@ def test_text_after_a_closing_quote_is_read_as_python_reads_it(write) -> None:
             b'1,"a\n2,b\n3,"c\n4,d\n',
             [(0, Reason.BROKEN_CSV, b'1,"a'), (1, "b"), (2, Reason.BROKEN_CSV, b'3,"c'), (3, "d")],
         ),
-        # closed, but the row has too many fields then
-        (b'1,"a\n2,b",c\n3,d\n', [(0, Reason.WRONG_WIDTH, b'1,"a'), (1, Reason.WRONG_WIDTH, b'2,b",c'), (2, "d")]),
+        # closed as it should be, so all of it is one row, which has too many fields
+        (b'1,"a\n2,b",c\n3,d\n', [(0, Reason.WRONG_WIDTH, b'1,"a\n2,b",c'), (1, "d")]),
         # what follows may have good quotes, over several lines
         (b'1,"a\n2,"b\nc"\n3,d\n', [(0, Reason.BROKEN_CSV, b'1,"a'), (1, "b\nc"), (2, "d")]),
         # at the last line
@@ -109,15 +121,15 @@ def test_a_stray_quote_costs_its_own_line_and_no_other(write, lines: bytes, foun
     assert short(read(write("a.csv", HEADER + lines))) == found
 
 
-def test_a_row_of_several_lines_above_the_limit_costs_its_first_line(write) -> None:
-    piece = write("a.csv", HEADER + b'1,"a\n' + b"2,b\n" * 100 + b'3,c"\n4,d\n')
-    found = read(piece, ReadOptions(id_column="id", max_record_bytes=200))
-    error = (
-        "its quote is not closed within 200 bytes (--max_record_bytes); the lines after the row's first are read again"
-    )
-    assert found[0] == Reject("a.csv", 0, "read", Reason.TOO_LARGE, error, b'1,"a')
-    assert [i.text for i in found[1:]] == ["b"] * 100 + ['c"', "d"]
-    assert [i.offset for i in found] == list(range(103))
+LIMITS = "(--max_record_bytes) or 100,000 lines"
+AGAIN = "; the lines after the row's first are read again"
+
+
+def test_a_row_of_several_lines_above_the_limit_is_passed_over_whole(write) -> None:
+    lines = b'1,"a\n' + b"2,b\n" * 100 + b'3,c"\n4,d\n'
+    found = read(write("a.csv", HEADER + lines), ReadOptions(id_column="id", max_record_bytes=200))
+    error = f"a record of more than 200 bytes {LIMITS}"
+    assert found == [Reject("a.csv", 0, "read", Reason.TOO_LARGE, error, lines[:200]), Row(1, "d", "4", ())]
 
 
 def test_a_row_of_exactly_the_limit_is_good_and_one_byte_more_is_not(write) -> None:
@@ -125,7 +137,48 @@ def test_a_row_of_exactly_the_limit_is_good_and_one_byte_more_is_not(write) -> N
     at_limit = read(piece, ReadOptions(id_column="id", max_record_bytes=25))
     assert [i.text for i in at_limit] == ["a" * 10 + "\n" + "b" * 10]
     above = read(piece, ReadOptions(id_column="id", max_record_bytes=24))
-    assert [i.reason for i in above] == [Reason.TOO_LARGE, Reason.WRONG_WIDTH]
+    assert [i.reason for i in above] == [Reason.TOO_LARGE]
+
+
+def test_a_row_of_more_lines_than_may_be_held_is_passed_over_whole(write) -> None:
+    content = b'text\nfirst\n"' + b"a line\n" * 100_001 + b'"\nlast\n'
+    assert [(i.offset, i.text) for i in read(write("a.csv", content), ReadOptions()) if isinstance(i, Row)] == [
+        (0, "first"),
+        (2, "last"),
+    ]
+
+
+def test_a_row_of_the_wrong_width_is_passed_over_whole(write) -> None:
+    row = b'2,"Dear all,\nhello, world\nbye",oops'
+    found = read(write("a.csv", HEADER + b"1,ok\n" + row + b"\n3,fine\n"))
+    assert short(found) == [(0, "ok"), (1, Reason.WRONG_WIDTH, row), (2, "fine")]
+
+
+@pytest.mark.parametrize(
+    ("row", "first"),
+    [
+        (b'1,"' + b"x" * 5000 + b'\nhello, world\nbye"', b'1,"' + b"x" * 1021),
+        (b'1,"a\nhello, ' + b"x" * 5000 + b'\nbye"', b'1,"a'),
+        (b'1,"a\nhello, ' + b"x" * 500_000 + b'""\nbye"', b'1,"a'),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
+def test_a_row_that_holds_a_line_above_the_limit_is_passed_over_whole(write, row: bytes, first: bytes, name) -> None:
+    content = HEADER + row + b"\n2,b\n" + row + b"\n3,c\n"
+    piece = write(name, gzip.compress(content) if name.endswith(".gz") else content)
+    found = read(piece, ReadOptions(id_column="id", max_record_bytes=4000))
+    assert short(found) == [(0, Reason.TOO_LARGE, first), (1, "b"), (2, Reason.TOO_LARGE, first), (3, "c")]
+
+
+def test_a_long_line_whose_quote_is_never_closed_costs_itself_alone(write) -> None:
+    content = HEADER + b'1,"' + b"x" * 5000 + b"\n2,b\n3,c\n"
+    found = read(write("a.csv", content), ReadOptions(id_column="id", max_record_bytes=4000))
+    error = f"a line of more than 4000 bytes (--max_record_bytes); its quote is never closed{AGAIN}"
+    assert found == [
+        Reject("a.csv", 0, "read", Reason.TOO_LARGE, error, (b'1,"' + b"x" * 5000)[:1024]),
+        Row(1, "b", "2", ()),
+        Row(2, "c", "3", ()),
+    ]
 
 
 def test_a_field_above_python_s_own_limit_of_128_kib_is_read(write) -> None:
@@ -133,30 +186,38 @@ def test_a_field_above_python_s_own_limit_of_128_kib_is_read(write) -> None:
     assert read(write("a.csv", HEADER + b'1,"' + text.encode() + b'"\n')) == [Row(0, text, "1", ())]
 
 
-@pytest.mark.parametrize("line", [b'a",b,"c\n', b'1,"a\n', b'x,"""y\n', b'"\n', b'1,"a ""b\n'])
-def test_a_file_full_of_stray_quotes_is_not_read_again_from_each(line: bytes, write, monkeypatch) -> None:
-    pulled = 0
-    pull = delimited._LineFeed.__next__
+@pytest.mark.parametrize("line", [b'a",b,"c\n', b'1,"a\n', b'x,"""y\n', b'"\n', b'1,"a ""b\n', b'1,"a\n\n\n\n\n'])
+@pytest.mark.parametrize("limit", [1000, 1 << 20])
+def test_a_file_full_of_stray_quotes_is_not_read_again_from_each(line: bytes, limit: int, write, monkeypatch) -> None:
+    pulled, ahead = 0, 0
+    pull, chunks = delimited._LineFeed.__next__, record_ends.read_chunks
 
     def counted(self) -> str:
         nonlocal pulled
         pulled += 1
         return pull(self)
 
+    def counted_chunks(piece) -> Iterator[bytes]:
+        nonlocal ahead
+        for chunk in chunks(piece):
+            ahead += len(chunk)
+            yield chunk
+
     monkeypatch.setattr(delimited._LineFeed, "__next__", counted)
-    monkeypatch.setattr(delimited, "_LEAST_LOOK_AHEAD_BYTES", 256)
-    lines = 10_000
-    found = read(write("a.csv", HEADER + line * lines))
-    assert len(found) >= lines // 2
-    assert pulled < lines * (256 // len(line) + 20)  # and not lines²/2, which is 5,000 each
+    monkeypatch.setattr(record_ends, "read_chunks", counted_chunks)
+    content = HEADER + line * 10_000
+    found = read(write("a.csv", content), ReadOptions(id_column="id", max_record_bytes=limit))
+    assert len(found) >= 5_000
+    assert pulled <= 4 * content.count(b"\n")
+    assert ahead <= len(content)
 
 
-def test_the_look_ahead_is_whole_again_past_the_stray_quotes(write) -> None:
+def test_a_good_row_of_any_size_comes_through_after_many_stray_quotes(write) -> None:
     text = "x" * 9000 + "\n" + "y" * 9000
-    piece = write("a.csv", HEADER + b'1,"a\n' * 6 + b'2,b\n3,"' + text.encode() + b'"\n')
+    piece = write("a.csv", HEADER + b'1,"a\n' * 60 + b'2,b\n3,"' + text.encode() + b'"\n')
     found = read(piece, ReadOptions(id_column="id", max_record_bytes=20_000))
-    assert [i.reason for i in found[:6]] == [Reason.BROKEN_CSV] * 6
-    assert [i.text for i in found[6:]] == ["b", text]
+    assert [i.reason for i in found[:60]] == [Reason.BROKEN_CSV] * 60
+    assert [i.text for i in found[60:]] == ["b", text]
 
 
 def test_a_missing_or_doubled_column_is_a_bad_file_that_lists_the_columns(write) -> None:
@@ -223,3 +284,100 @@ def test_good_rows_are_never_lost_for_stray_quotes_between_them(lines: list, str
     found = read(write("a.csv", HEADER + content))
     assert [row.text for row in found if isinstance(row, Row)] == alone
     assert {i.raw for i in found if isinstance(i, Reject)} <= {b'7,"Well, I'}
+
+
+ATOMS = [
+    b"a",
+    b"1,",
+    b",",
+    b'"',
+    b'"',
+    b'""',
+    b',"',
+    b'",',
+    b'"\n',
+    b"\n",
+    b"\n",
+    b"\r\n",
+    b"\r",
+    b"\0",
+    b"\xff",
+    b"x" * 30,
+]
+
+
+def strict_end(lines: list[bytes], first: int) -> tuple[int, bool]:
+    """`(line, good)`: where the record that begins at line `first` ends, or shows that its quotes are wrong."""
+    state = "start"
+    for number in range(first, len(lines)):
+        for byte in lines[number].decode("latin1") + "\n":
+            if state in ("start", "plain") and byte in ",\r\n":
+                state = {",": "start", "\r": "return", "\n": "end"}[byte]
+            elif state == "start":
+                state = "quoted" if byte == '"' else "plain"
+            elif state == "quoted":
+                state = "quote" if byte == '"' else "quoted"
+            elif state == "quote":
+                state = {'"': "quoted", ",": "start", "\r": "return", "\n": "end"}.get(byte, "wrong")
+            elif state == "return":
+                state = {"\r": "return", "\n": "end"}.get(byte, "wrong")
+            if state == "wrong":
+                return number, False
+        if state == "end":
+            return number, True
+    return len(lines), False
+
+
+def by_the_rule(content: bytes, limit: int, most_lines: int) -> Iterator[object]:
+    """Texts, None for an empty line, reasons of what is refused; a record at a time, each from its own first line."""
+    lines = content.split(b"\n")
+    lines = lines if lines[-1] else lines[:-1]
+    at = 0
+    while at < len(lines):
+        end, good = strict_end(lines, at)
+        record = lines[at : end + 1] if good else lines[at : at + 1]
+        at += len(record)
+        if len(record) > most_lines or len(b"\n".join(record)) > limit:
+            yield Reason.TOO_LARGE
+        elif not good and end >= at:
+            yield Reason.BROKEN_CSV
+        else:
+            yield read_by_python(record, good)
+
+
+def read_by_python(record: list[bytes], good: bool) -> object:
+    pulled = iter([*(line.decode(errors="replace") + "\n" for line in record), ""])
+    try:
+        fields = next(csv.reader(pulled, strict=good))
+    except csv.Error:
+        return Reason.BROKEN_CSV
+    if next(pulled, None) is None:
+        return Reason.BROKEN_CSV
+    if fields and len(fields) != 2:
+        return Reason.WRONG_WIDTH
+    try:
+        b"".join(record).decode()
+    except UnicodeDecodeError:
+        return Reason.INVALID_UTF8
+    return (fields[1] if fields[1].strip() else Reason.BLANK_TEXT) if fields else None
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    body=st.lists(st.sampled_from(ATOMS), max_size=40).map(b"".join),
+    limit=st.sampled_from([20, 60, 1 << 20]),
+    most_lines=st.sampled_from([2, 4, 100_000]),
+    chunk=st.sampled_from([1, 7, 1 << 20]),
+    codec=st.sampled_from(["", ".gz"]),
+)
+def test_records_are_those_of_a_reader_that_goes_byte_by_byte(body, limit, most_lines, chunk, codec, write) -> None:
+    content = HEADER + body
+    piece = write(f"a.csv{codec}", gzip.compress(content, 1) if codec else content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK_BYTES", chunk)
+        patch.setattr(delimited, "_MOST_LINES", most_lines)
+        found = read(piece, ReadOptions(max_record_bytes=limit))
+    shapes = [i.text if isinstance(i, Row) else i.reason if isinstance(i, Reject) else None for i in found]
+    assert shapes == list(by_the_rule(body, limit, most_lines))
+    numbered = [i.offset for i in found if not isinstance(i, BlankLine)]
+    assert numbered == list(range(len(numbered)))

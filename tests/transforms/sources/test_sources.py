@@ -3,7 +3,7 @@ import sys
 
 import pyarrow as pa
 
-from transforms.sources import ReadOptions, columns_of, kept_schema
+from transforms.sources import ReadOptions, columns_of, read_batches
 
 
 def test_sources_import_no_beam() -> None:
@@ -16,6 +16,8 @@ def test_text_has_no_columns(write) -> None:
 
 
 def test_kept_columns_of_line_files_are_nullable_strings(write) -> None:
-    expected = pa.schema([pa.field("a", pa.string()), pa.field("b", pa.string())])
-    for name in ("x.jsonl", "x.csv", "x.tsv"):
-        assert kept_schema(write(name, b""), ReadOptions(keep_columns=("a", "b"))) == expected
+    files = {"x.jsonl": b'{"text": "t", "a": 1}', "x.csv": b"b,text,a\n,t,1\n", "x.tsv": b"a\tb\ttext\n1\t\tt\n"}
+    for name, content in files.items():
+        (rows,) = read_batches(write(name, content), ReadOptions(keep_columns=("a", "b")))
+        assert rows.kept.schema == pa.schema([pa.field("a", pa.string()), pa.field("b", pa.string())])
+        assert rows.kept.to_pylist() == [{"a": "1", "b": None if name == "x.jsonl" else ""}]

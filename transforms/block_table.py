@@ -1,0 +1,75 @@
+"""Rows of one block -> its Arrow table, whose bytes are a function of what the rows hold and of nothing else."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from schemas.blocks import OFFSET, SOURCE
+from schemas.errors import RunFailed
+from transforms.sources import ReadOptions, Rows
+
+
+def block_table(rows: Sequence[tuple[str, Rows]], read: ReadOptions, kept: pa.Schema, id_from: str) -> pa.Table:
+    """The table of a `Block` from `(source, rows)`, with the kept columns in these types."""
+    columns = {
+        "text": pa.concat_arrays([some.texts for _, some in rows]),
+        SOURCE: pa.array([source for source, _ in rows], pa.string()).take(
+            np.repeat(np.arange(len(rows)), [len(some) for _, some in rows])
+        ),
+        OFFSET: pa.array(np.concatenate([some.offsets for _, some in rows]), pa.int64()),
+    }
+    if read.id_column:
+        ids = pa.concat_arrays([some.ids for _, some in rows])
+    elif id_from == "text":
+        ids = pa.array(map(text_id, columns["text"].to_pylist()), pa.string())
+    else:
+        ids = pc.binary_join_element_wise(columns[SOURCE], columns[OFFSET].cast(pa.string()), "#")
+    columns = {"id": ids} | columns
+    for i, field in enumerate(kept):
+        column = pa.concat_arrays([some.kept.column(i) for _, some in rows if some.kept is not None])
+        columns[field.name] = _of_its_values(column, field)
+    return pa.table(columns)
+
+
+def text_id(text: str) -> str:
+    """Hex of a 128-bit hash of the text: the id under `--id_from text`."""
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def kept_bytes(rows: Rows) -> np.ndarray:
+    """(n,) int64: what a row's id and kept values take in memory beside its text."""
+    columns = [*([] if rows.ids is None else [rows.ids]), *([] if rows.kept is None else rows.kept.columns)]
+    return sum((_value_bytes(column) for column in columns), np.zeros(len(rows), np.int64))
+
+
+def _of_its_values(column: pa.Array, field: pa.Field) -> pa.Array:
+    """The column without a trace of the file that it was a slice of, since the name of a part is a digest of it: what
+    stands under a null, and in which order a dictionary has its values."""
+    if types.is_dictionary(field.type):
+        return _encoded(column, field)
+    return column.take(pa.array(np.arange(len(column))))
+
+
+def _encoded(column: pa.Array, field: pa.Field) -> pa.Array:
+    values = column.dictionary_decode() if types.is_dictionary(column.type) else column
+    encoded = values.dictionary_encode()
+    try:
+        indices = encoded.indices.cast(field.type.index_type)
+    except pa.ArrowInvalid:
+        raise RunFailed(
+            f"kept column '{field.name}': the published parts number its values with {field.type.index_type}, and "
+            f"{len(encoded.dictionary)} in one part are too many; encode everything anew: --fresh"
+        ) from None
+    return pa.DictionaryArray.from_arrays(indices, encoded.dictionary, ordered=field.type.ordered)
+
+
+def _value_bytes(column: pa.Array) -> np.ndarray:
+    """(n,) int64: bytes of each value; the mean of them where they are nested or of a fixed size."""
+    type_ = column.type
+    if types.is_string(type_) or types.is_large_string(type_) or types.is_binary(type_) or types.is_large_binary(type_):
+        return pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.full(len(column), column.nbytes // max(len(column), 1), np.int64)
