@@ -226,7 +226,9 @@ def test_a_file_whose_inode_alone_is_another_counts_as_unchanged_while_it_is_rea
     assert not storage.is_unchanged(file._replace(etag="1:" + file.etag.partition(":")[2]))
 
 
-@pytest.mark.parametrize("moment", [0, 1, 999_999_999, 1_790_000_000_123_456_789, 1_790_000_000_999_999_999, -5])
+@pytest.mark.parametrize(
+    "moment", [0, 1, 999_999_999, 1_790_000_000_123_456_789, 1_790_000_000_999_999_999, -5, 68_844_205_959]
+)
 def test_the_earlier_tag_is_the_float_that_python_makes_of_the_time(tmp_path: Path, moment: int) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"")
@@ -255,6 +257,22 @@ def test_a_device_is_written_to_and_stays_a_device(tmp_path: Path) -> None:
     for data in (b"", b"x"):
         with pytest.raises(RunFailed, match="cannot be written: Is a directory"):
             storage.replace(str(tmp_path), data)
+
+
+def test_where_this_process_prints_to_is_not_put_another_file_in_the_place_of(tmp_path: Path) -> None:
+    """`--profile /dev/stdout > file`: what is printed later would go to a file that nobody can find."""
+    path = tmp_path / "printed"
+    path.write_bytes(b"")
+    before, printed = os.dup(1), os.open(path, os.O_WRONLY)
+    try:
+        os.dup2(printed, 1)
+        storage.replace(str(path), b"profile")
+        os.write(1, b"P")
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(printed)
+    assert path.read_bytes() == b"Profile"
 
 
 def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path: Path) -> None:
@@ -425,6 +443,8 @@ def test_time_does_not_stand_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"1")
     (tmp_path / "ln.txt").symlink_to("a.txt")
     first = storage.listing(str(tmp_path))
+    there = (tmp_path / "a.txt").stat()
+    assert {file.etag for file in first.values()} == {f"{there.st_mtime_ns}:{there.st_ctime_ns}:{there.st_ino}"}
     time.sleep(0.01)
     assert storage.listing(str(tmp_path)) == first
     assert [storage.stat(file.uri) for file in first.values()] == list(first.values())

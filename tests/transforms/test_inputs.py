@@ -47,13 +47,6 @@ def test_a_link_to_a_folder_elsewhere_is_followed_once(corpus: Path, tmp_path: P
     assert names(corpus) == ["a/x.txt", "a/y.txt", "c/z.txt", "l1/w.txt"]
 
 
-def test_files_that_are_links_to_one_file_are_files_of_their_own(corpus: Path) -> None:
-    """As a cache of blobs by content has them: two shards that happen to be equal are two."""
-    (corpus / "a" / "y2.txt").symlink_to("y.txt")
-    os.link(corpus / "a" / "x.txt", corpus / "a" / "x2.txt")
-    assert names(corpus) == ["a/x.txt", "a/x2.txt", "a/y.txt", "a/y2.txt", "c/z.txt"]
-
-
 def check(output: Path, *patterns: Path) -> None:
     asked = [str(pattern) for pattern in patterns]
     check_output(str(output), asked, [file for file, _ in list_inputs(asked)])
