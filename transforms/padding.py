@@ -30,7 +30,7 @@ def probe_texts(config: Any, words: Sequence[str], boundaries: Sequence[int] = (
     """
     looked_at = [value for name in WINDOWS if isinstance(value := _widest(getattr(config, name, 0)), int)]
     longer = min(MOST_PADDING, PADDING + max(looked_at, default=0), *(boundary // 4 for boundary in boundaries))
-    return [" ".join(words[:3]), " ".join(words[n % len(words)] for n in range(longer))]
+    return [words[0], " ".join(words[n % len(words)] for n in range(longer))]
 
 
 def changes_vectors(compute: Callable[[Any, np.ndarray], np.ndarray], tokens: Any, dtype: str) -> bool:

@@ -114,6 +114,16 @@ def test_a_window_in_processing_kwargs_is_the_models(name: str, folders: Any, tm
     assert np.abs(shorter.vectors[1] - own.vectors[1]).max() < 1e-6
 
 
+@pytest.mark.parametrize("window", [3, 4, 6])
+def test_padding_is_seen_in_the_shortest_window(window: int, folders: Any, tmp_path_factory: Any) -> None:
+    name = "GPT-2, last token"
+    folder, _ = met(name, folders, tmp_path_factory)
+    encoder = make_encoder(folder, name, max_seq_length=window)
+    assert not encoder._models[0].pads
+    wanted = expected(folder, zoo.TEXTS, max_seq_length=window, batch_size=1)
+    np.testing.assert_allclose(encoder.encode(zoo.TEXTS).vectors, wanted, rtol=0, atol=ATOL * np.abs(wanted).max())
+
+
 def test_texts_of_one_length_share_batches_where_padding_moves_them(folders: Any, tmp_path_factory: Any) -> None:
     name = "GPT-2, last token"
     encoder = make_encoder(met(name, folders, tmp_path_factory)[0], name)
