@@ -107,11 +107,12 @@ def write_query_range(wanted: QueryRange, plan: JoinPlan) -> WrittenRange:
 
 
 def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -> tuple[PartEntry, ...]:
-    columns = {"id": "query_id"} | ({"text": "text_query"} if plan.matching.with_text else {})
-    numbers = wanted.start + np.flatnonzero(unmatched)
-    rows = (t.rename_columns(columns) for t in rows_of(plan.matching.queries).batches(numbers, list(columns)))
-    parts = (t.rename_columns({"text_query": "query_text"}) for t in parts_of(rows, RANGE_QUERIES, PART_TEXT_BYTES))
+    """In parts whose size follows from the queries alone: one, or several where texts are long."""
     schema = unmatched_schema(plan.matching.with_text)
+    columns = ["id", "text"] if plan.matching.with_text else ["id"]
+    batches = rows_of(plan.matching.queries).batches(wanted.start + np.flatnonzero(unmatched), columns)
+    named = (batch.rename_columns(["id", "text_query"][: len(columns)]) for batch in batches)
+    parts = (part.rename_columns(schema.names) for part in parts_of(named, RANGE_QUERIES, PART_TEXT_BYTES))
     tables = (in_schema(part, schema) for part in parts)
     return tuple(write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint) for table in tables)
 

@@ -53,15 +53,15 @@ CASES: dict[str, Callable[[Path], list[str]]] = {
     "mine: two texts of 2,000 rows each": lambda f: mine(
         f, near(4000), "--min_score", 0.8, texts=["one", "other"] * 2000
     ),
-    "mine: 200 texts of 150 KB, with text": lambda f: mine(
-        f, near(200), "--min_score", 0.8, "--with_text", texts=texts_of(200, 150_000)
+    "mine: 80 texts of 150 KB, with text": lambda f: mine(
+        f, near(80), "--min_score", 0.8, "--with_text", texts=texts_of(80, 150_000)
     ),
     "mine: 50 rows of 4,096 dimensions": lambda f: mine(f, clustered(50, 4096), "--min_score", 0.8),
     "join: 1,000 by 50,000, top 10": lambda f: join(f, clustered(1000, 384), clustered(50_000, 384), "--top_k", 10),
     "join: 500 by 20,000, top 5,000": lambda f: join(f, clustered(500, 64), clustered(20_000, 64), "--top_k", 5000),
     "join: 1,000 by 3,000 alike, at 0.8": lambda f: join(f, near(1000), near(3000), "--min_score", 0.8),
-    "join: 50 by 200 texts of 150 KB": lambda f: join(
-        f, near(50), near(200), "--min_score", 0.8, "--with_text", texts=texts_of(200, 150_000)
+    "join: 20 by 100 texts of 150 KB": lambda f: join(
+        f, near(20), near(100), "--min_score", 0.8, "--with_text", texts=texts_of(100, 150_000)
     ),
 }
 

@@ -88,7 +88,7 @@ def test_one_to_one_with_itself_uses_no_row_twice(run_join: Joiner, tmp_path: Pa
     assert [row["query_id"] for row in unmatched(found.output)] == [i for i in ids if i not in set(used)]
     assert (found.manifest.details["matched"], found.manifest.details["unmatched"]) == (len(used), 1500 - len(used))
     small = run_join(None, corpus, "--self", "--one_to_one", "--keep_unmatched", *flags, "--memory_mb", 1)
-    assert "blocks of 1,024" in small.stderr and small.files == found.files
+    assert "by 1,024 rows" in small.stderr and small.files == found.files
 
 
 TEXT_FLAGS = [
