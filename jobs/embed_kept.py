@@ -1,5 +1,6 @@
 """The types of kept columns, settled over all inputs before any work."""
 
+import contextlib
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -200,8 +201,10 @@ def _still_held(field: pa.Field, published: pa.DataType, version: int) -> pa.Dat
 
 
 def _published_schema(base: Manifest, output: str) -> pa.Schema:
-    part = storage.stat(storage.join(output, base.parts[0].name))
-    if part is None:
-        return pa.schema([])
-    with storage.open_random(part) as file:
-        return read_footer(file)[0]
+    """The schema of the first part that can be read; damaged ones are made again."""
+    for entry in base.parts:
+        part = storage.stat(storage.join(output, entry.name))
+        if part is not None and part.size == entry.size:
+            with storage.open_random(part) as file, contextlib.suppress(pa.ArrowInvalid, KeyError):
+                return read_footer(file)[0]
+    return pa.schema([])
