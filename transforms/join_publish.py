@@ -40,6 +40,10 @@ class JoinPlan(FoundPlan):
     corpus_rows: int
     keep_unmatched: bool
 
+    @property
+    def work(self) -> str:
+        return self.matching.work
+
 
 class QueryRange(NamedTuple):
     """Queries from one row to another, for one worker to write."""
@@ -94,7 +98,9 @@ def write_query_range(wanted: QueryRange, plan: JoinPlan) -> WrittenRange:
         matched[table.column("row_a").to_numpy() - wanted.start] = True
         histograms.append(histogram_of_scores(table.column("score").to_numpy()))
         named = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
-        parts.append(write_table(plan.output, "", in_schema(named, matches_schema(job.with_text)), plan.fingerprint))
+        parts.append(
+            write_table(plan.output, plan.run, "", in_schema(named, matches_schema(job.with_text)), plan.fingerprint)
+        )
     unmatched = _list_unmatched(wanted, ~matched, plan) if plan.keep_unmatched and not matched.all() else None
     histogram = tuple(sum_of_histograms(histograms))
     return WrittenRange(wanted.number, tuple(parts), int(matched.sum()), unmatched, histogram, best)
@@ -104,7 +110,7 @@ def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -
     columns = {"id": "query_id"} | ({"text": "query_text"} if plan.matching.with_text else {})
     rows = rows_of(plan.matching.queries).read(wanted.start, wanted.stop, list(columns)).filter(pa.array(unmatched))
     table = in_schema(rows.rename_columns(columns), unmatched_schema(plan.matching.with_text))
-    return write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint)
+    return write_table(plan.output, plan.run, UNMATCHED_FOLDER, table, plan.fingerprint)
 
 
 def _first_of_queries(table: pa.Table, job: Matching) -> tuple[tuple[str, str, float, str, str], ...]:
@@ -136,8 +142,8 @@ def _draft(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
         "best": [list(match) for r in written for match in r.best],
     }
     if not parts:
-        parts = [write_table(plan.output, "", matches_schema(with_text).empty_table(), plan.fingerprint)]
+        parts = [write_table(plan.output, plan.run, "", matches_schema(with_text).empty_table(), plan.fingerprint)]
     if plan.keep_unmatched and not listed:
         empty = unmatched_schema(with_text).empty_table()
-        listed = [write_table(plan.output, UNMATCHED_FOLDER, empty, plan.fingerprint)]
+        listed = [write_table(plan.output, plan.run, UNMATCHED_FOLDER, empty, plan.fingerprint)]
     return draft_of(plan, KIND, parts, listed, details)

@@ -111,18 +111,13 @@ class Rows:
     def _read_part(self, part: PartEntry, low: int, high: int, columns: Sequence[str]) -> pa.Table:
         uri = self.dataset.part_uri(part)
         try:
-            with storage.open_random(self.dataset.part_file(part)) as file:
+            with self.dataset.open_part(part) as file:
                 parquet = pq.ParquetFile(file, page_checksum_verification=True)
                 sizes = [parquet.metadata.row_group(g).num_rows for g in range(parquet.metadata.num_row_groups)]
                 ends = np.cumsum(sizes)
                 groups = [g for g, end in enumerate(ends) if end > low and end - sizes[g] < high]
                 first = int(ends[groups[0]] - sizes[groups[0]]) if groups else 0
                 return parquet.read_row_groups(groups, list(columns)).slice(low - first, high - low)
-        except FileNotFoundError:
-            raise RunFailed(
-                f"{uri}: gone, because a newer version than {self.dataset.manifest.version} was published while this "
-                "one was read; run again, or publish with --keep_versions 2"
-            ) from None
         except (pa.ArrowInvalid, OSError) as error:
             raise RunFailed(f"{uri}: cannot be read: {error}; make the dataset again: jobs.embed --fresh") from None
 
