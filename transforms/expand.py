@@ -74,7 +74,7 @@ def expanded(found: Pairs, a: LoadedBlock, b: LoadedBlock, groups: DuplicateGrou
 
     rows_a, ids_a, texts_a = side(a, found.rows_a, starts_a, i, 0)
     rows_b, ids_b, texts_b = side(b, found.rows_b, starts_b, j, len(a.ids))
-    ids = pa.concat_arrays([a.ids, b.ids, groups.ids])
+    ids = pa.concat_arrays([a.ids.cast(groups.ids.type), b.ids.cast(groups.ids.type), groups.ids])
     texts = pa.concat_arrays([a.texts, b.texts]) if a.texts is not None and b.texts is not None else None
     return FoundPairs(rows_a, rows_b, found.scores[pair], ids_a, ids_b, texts_a, texts_b, ids, texts)
 

@@ -1,8 +1,10 @@
 """Inputs -> splits: listing, slicing, packing, and what a published version lets this run take over."""
 
+import itertools
 import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from schemas import storage
 from schemas.embeddings import is_part_name
@@ -16,6 +18,8 @@ from transforms.sources import BadFile, detect, parquet_row_groups
 PACK_FILES = 4096
 """Most files in one pack: each costs an open, and a pack is the unit of work."""
 
+FOOTERS_AT_ONCE = 32
+"""Large Parquet files whose footers are read at a time: on a store each costs requests and hardly any computing."""
 LINE_FORMATS = ("text", "jsonl")
 _LOGGER = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes
         InputError: a file's format cannot be told from its name.
     """
     small: list[Slice] = []
-    large: list[tuple[Slice, ...]] = []
+    large: list[Slice] = []
     for file, name in files:
         kind, codec = detect(name, format_)
         if file.size == 0 and not codec and kind != "parquet":
@@ -82,8 +86,10 @@ def slice_files(files: Iterable[tuple[FileInfo, str]], format_: str, split_bytes
         if file.size <= split_bytes:
             small.append(whole)
         else:
-            large += [(piece,) for piece in _slices(whole, split_bytes)]
-    return [*_packs(small, split_bytes), *large]
+            large.append(whole)
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
+        sliced = pool.map(lambda whole: [(piece,) for piece in _slices(whole, split_bytes)], large)
+        return [*_packs(small, split_bytes), *itertools.chain.from_iterable(sliced)]
 
 
 def _slices(whole: Slice, split_bytes: int) -> Iterator[Slice]:
