@@ -74,6 +74,7 @@ def parser(name: str, description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     own.register("action", "store_true", _Switch)
+    own.add_argument("--beam_logs", action="store_true", help="show the logs of Beam and of the engine too, on stderr")
     _add_http_flags(own)
     return own
 
@@ -111,6 +112,8 @@ def parse(own: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[arg
     options = PipelineOptions(rest)
     runner_of(options)
     storage.permit_http(_http_level(args))
+    if args.beam_logs:
+        _show_beam_logs()
     return args, options
 
 
@@ -178,6 +181,7 @@ class Submitted(NamedTuple):
 
     job: str  # the engine's id of it, or where its template is; empty after a dry run
     line: str
+    runs: bool = True
 
 
 def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions) -> Submitted | None:
@@ -189,7 +193,7 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
     try:
         standard = options.view_as(StandardOptions)
         standard.no_wait_until_finish = submits_only(options)
-        with beam.Pipeline(runner=runner_of(options), options=options) as pipeline:
+        with _told_where(options), beam.Pipeline(runner=runner_of(options), options=options) as pipeline:
             build(pipeline)
         return _submitted(pipeline.result, options) if standard.no_wait_until_finish else None
     except (RunFailed, InputError) as error:
@@ -198,6 +202,26 @@ def run_pipeline(build: Callable[[beam.Pipeline], Any], options: PipelineOptions
         if told := _told(error, options):
             raise told from None
         raise
+
+
+_ELSEWHERE: list[str] = []
+"""What to say on Ctrl-C while a pipeline runs that does not end with this process."""
+
+
+@contextlib.contextmanager
+def _told_where(options: PipelineOptions) -> Iterator[None]:
+    if runs_here(options):
+        yield
+        return
+    runner = options.view_as(StandardOptions).runner
+    _ELSEWHERE.append(
+        f"{runner} may go on with the job without this process, and the job then publishes by itself; cancel it there, "
+        "on the engine's own screen or command line, if it must not"
+    )
+    try:
+        yield
+    finally:
+        _ELSEWHERE.pop()
 
 
 def _told(error: Exception, options: PipelineOptions) -> Exception | None:
@@ -224,9 +248,9 @@ def submits_only(options: PipelineOptions) -> bool:
 
 def _submitted(result: Any, options: PipelineOptions) -> Submitted:
     if options.view_as(TestOptions).dry_run:
-        return Submitted("", "dry run: the pipeline can be submitted, nothing was")
+        return Submitted("", "dry run: the pipeline can be submitted, nothing was", runs=False)
     if template := options.view_as(GoogleCloudOptions).template_location:
-        return Submitted(template, f"template written: {template}")
+        return Submitted(template, f"template written: {template}", runs=False)
     job = str(result.job_id() if hasattr(result, "job_id") else getattr(result, "_job_id", ""))
     # The words by which Airflow's Beam operators find the job.
     return Submitted(job, f"Created job with id: [{job}]; the pipeline publishes when it is done")
@@ -270,6 +294,14 @@ def _quiet_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
+def _show_beam_logs() -> None:
+    """Undoes what `_quiet_libraries` did to them."""
+    logging.basicConfig(level=logging.INFO)
+    logging.getLogger("apache_beam").setLevel(logging.INFO)
+    for engine in (None, "PrismJobServer"):
+        logging.getLogger(engine).removeFilter(_not_a_job_message)
+
+
 def _not_a_job_message(record: logging.LogRecord) -> bool:
     """An engine's messages are stack traces, each attempt's; the last is raised when the job has failed."""
     return record.module != "portable_runner" and record.name != "PrismJobServer"
@@ -289,7 +321,7 @@ def _interruptible(message: str) -> Iterator[None]:
         return
 
     def stop(*_: Any) -> None:
-        os.write(2, f"\ninterrupted: {message}\n".encode())
+        os.write(2, f"\ninterrupted: {_ELSEWHERE[-1] if _ELSEWHERE else message}\n".encode())
         os._exit(130)
 
     before = signal.signal(signal.SIGINT, stop)

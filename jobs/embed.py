@@ -22,14 +22,15 @@ from jobs.embed_estimate import estimate
 from jobs.embed_kept import check_names, parse_keep_columns
 from jobs.embed_plan import describe, make_plan
 from jobs.embed_sample import sample_rows
+from jobs.publishing import run_to_publish
 from schemas.errors import InputError, RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from schemas.rejects import Reason
 from transforms.device import choose_device
 from transforms.encode import EncodeTexts
 from transforms.model import EncodeOptions, ResolvedModel
-from transforms.plan import PlanSplits
-from transforms.publish import Plan, PublishDataset, finish_removals
+from transforms.plan import Plan, PlanSplits
+from transforms.publish import PublishDataset
 from transforms.read import BlockOptions, ReadBlocks
 from transforms.sources import ReadOptions
 from transforms.write import AdoptParts, WriteParts, WriteRejects
@@ -105,14 +106,14 @@ def build(
     read = planned.splits | beam.Reshuffle() | ReadBlocks(blocks)
     missing, adopted, refused = read.blocks, [], [read.rejects]
     if not config.fresh:
-        found = read.blocks | AdoptParts(config.output, model.fingerprint)
+        found = read.blocks | AdoptParts(config.output, plan.run, model.fingerprint)
         missing, adopted = found.missing, [found.parts]
         refused.append(found.rejects)
     if config.redistribute:
         missing = missing | "Redistribute" >> beam.Reshuffle()
     encode = missing | EncodeTexts(model, config.encode, config.encode_timeout_seconds, config.hints)
-    written = encode.encoded | WriteParts(config.output, model.fingerprint, overwrite=config.fresh)
-    rejects = (*refused, encode.rejects) | "AllRejects" >> beam.Flatten() | WriteRejects(config.output)
+    written = encode.encoded | WriteParts(config.output, plan.run, model.fingerprint, config.fresh)
+    rejects = (*refused, encode.rejects) | "AllRejects" >> beam.Flatten() | WriteRejects(config.output, plan.run)
     parts = (*adopted, written) | "AllParts" >> beam.Flatten()
     return {"plan": planned.plan, "reads": read.reads, "parts": parts, "rejects": rejects} | PublishDataset()
 
@@ -244,10 +245,10 @@ class Run:
 
     def go(self) -> cli.Submitted | None:
         """Encodes and publishes. Raises RunFailed."""
-        finish_removals(self.config.output)
-        with cli.progress_bar(self.plan.input_bytes, here=engines.workers_here(self.options)):
-            return cli.run_pipeline(
-                lambda pipeline: build(pipeline, self.config, self.plan, self.blocks, self.model), self.options
+        plan, here = self.plan, engines.workers_here(self.options)
+        with cli.progress_bar(plan.input_bytes, here=here):
+            return run_to_publish(
+                plan, lambda pipeline: build(pipeline, self.config, plan, self.blocks, self.model), self.options, here
             )
 
 

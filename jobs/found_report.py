@@ -7,11 +7,11 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from jobs import cli, engines
+from jobs.publishing import run_to_publish
 from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest
 from transforms.progress import Progress
-from transforms.publish import finish_removals
-from transforms.publish_found import HISTOGRAM_BINS, FoundPlan, answered, wind_up
+from transforms.publish_found import HISTOGRAM_BINS, FoundPlan, answered, end
 
 P = TypeVar("P", bound=FoundPlan)
 
@@ -28,12 +28,12 @@ def carry_out(
     Raises:
         RunFailed: nothing was published.
     """
-    finish_removals(plan.output)
     if answered(plan):
-        wind_up(plan)  # the run that published may have been killed before it had
+        end(plan)  # the run that published may have been killed before it had
     else:
-        with cli.progress_bar(pairs, compared, engines.workers_here(options)):
-            submitted = cli.run_pipeline(lambda pipeline: pipeline | transform(), options)
+        here = engines.workers_here(options)
+        with cli.progress_bar(pairs, compared, here):
+            submitted = run_to_publish(plan, lambda pipeline: pipeline | transform(), options, here)
         if submitted:
             return submitted
     manifest = newest_manifest(plan.output)

@@ -1,7 +1,11 @@
 """The one way in which jobs read a dataset: by its manifest, never by a glob."""
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,20 +26,32 @@ class Dataset:
     def part_uri(self, part: PartEntry) -> str:
         return storage.join(self.uri, part.name)
 
-    def part_file(self, part: PartEntry) -> FileInfo:
-        """For reading it without asking the store for its size."""
-        return FileInfo(self.part_uri(part), part.size, "")
+    @contextlib.contextmanager
+    def open_part(self, part: PartEntry) -> Iterator[BinaryIO]:
+        """A part, for reading at random: the file that this version lists, never another at its name.
 
-    def read_part(self, part: PartEntry, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of one part. Raises RunFailed where a later publish has removed it."""
+        Raises:
+            RunFailed: it is gone, or another file is there.
+        """
+        file = part_file(self.uri, part)
         try:
-            with storage.open_random(self.part_file(part)) as file:
-                return pq.read_table(file, columns=columns, page_checksum_verification=True)
+            if not is_the_part(file, part.checksum):
+                raise RunFailed(
+                    f"{file.uri}: is not the file that version {self.manifest.version} lists, but of other content; "
+                    "was it damaged or replaced? Publish the dataset again: the same jobs.embed command"
+                )
+            with storage.open_random(file) as opened:
+                yield opened
         except FileNotFoundError:
             raise RunFailed(
-                f"{self.part_uri(part)}: gone, because a newer version than {self.manifest.version} was published "
-                "while this one was read; read again, or publish with --keep_versions 2"
+                f"{file.uri}: gone, because a newer version than {self.manifest.version} was published while this one "
+                "was read; read again, or publish with --keep_versions 2"
             ) from None
+
+    def read_part(self, part: PartEntry, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows of one part. Raises RunFailed as `open_part` does."""
+        with self.open_part(part) as file:
+            return pq.read_table(file, columns=columns, page_checksum_verification=True)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Its rows in input order, a part at a time."""
@@ -44,6 +60,31 @@ class Dataset:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All its rows, in memory."""
         return pa.concat_tables(self.batches(columns))
+
+
+def part_file(output: str, part: PartEntry) -> FileInfo:
+    """A part as its version lists it, for reading without asking its store first. Where the store gave it a tag, each
+    read is on the condition that it is still that file."""
+    uri = storage.join(output, part.name)
+    kind, _, tag = part.checksum.partition(":")
+    return FileInfo(uri, part.size, tag if kind == "etag" and not storage.is_local(uri) else "")
+
+
+def is_the_part(file: FileInfo, checksum: str) -> bool:
+    """Whether a file on a disk has the sha256 that its version lists. It is read for that once a process. Of a file on
+    a store, reads make sure."""
+    if not checksum.startswith("sha256:") or not storage.is_local(file.uri):
+        return True
+    info = storage.stat(file.uri)
+    if info is None:
+        raise FileNotFoundError(file.uri)
+    return info.size == file.size and _sha256(info) == checksum.removeprefix("sha256:")
+
+
+@functools.lru_cache(maxsize=1 << 18)
+def _sha256(info: FileInfo) -> str:
+    with storage.open_read(info) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_dataset(uri: str, version: int | None = None) -> Dataset:

@@ -13,7 +13,7 @@ from schemas.model import ModelFingerprint
 
 ROW_GROUP_ROWS = 8192
 ZSTD_LEVEL = 1
-_PART_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
+_PART_NAME = re.compile(r"part-[0-9a-f]{32}(-[1-9][0-9]*)?\.parquet")
 MODEL_KEY, STATS_KEY = b"embedding_model", b"embedding_stats"
 
 
@@ -65,6 +65,7 @@ class Part(NamedTuple):
     adopted: bool  # found there rather than written by this run
     stats: PartStats
     encode_msec: int  # what encoding it took this run
+    etag: str = ""  # the file's, as its store told it when it was written or found
 
 
 def part_bytes(table: pa.Table, stats: PartStats) -> bytes:
@@ -94,4 +95,5 @@ def read_footer(source: Any) -> tuple[pa.Schema, PartStats]:
 
 
 def is_part_name(name: str) -> bool:
+    """Whether a part of ours may have this name: a digest, and a number where the digest alone was not free."""
     return _PART_NAME.fullmatch(name) is not None

@@ -96,6 +96,7 @@ class Manifest:
     reused: dict[str, int]  # splits, parts and rows that this run did not have to encode
     details: dict[str, Any] = dataclasses.field(default_factory=dict)  # what only this kind of dataset has to say
     extras: tuple[PartEntry, ...] = ()  # files in folders of their own that belong to the rows: groups, duplicates
+    lineage: tuple[str, ...] = ()  # runs that published the versions before this one, oldest first, as far as known
 
     @property
     def files(self) -> tuple[PartEntry, ...]:
@@ -105,6 +106,10 @@ class Manifest:
     @property
     def bad_files(self) -> list[tuple[str, str]]:
         return sorted({f for split in self.splits for f in split.bad_files})
+
+    def includes(self, run: str) -> bool:
+        """Whether this version, or one that it builds on, is what `run` published: however many came since."""
+        return run == self.run or run in self.lineage
 
     def same_data(self, other: "Manifest") -> bool:
         """Whether the two publish the same rows, by the same rules, from the same input."""
@@ -123,6 +128,7 @@ class Manifest:
         found["splits"] = tuple(_split_entry(*s) for s in found["splits"])
         for key in ("parts", "rejects", "extras"):
             found[key] = tuple(PartEntry(*p) for p in found.get(key, ()))
+        found["lineage"] = tuple(found.get("lineage", ()))
         return cls(**found)
 
 
@@ -139,16 +145,37 @@ def manifest_uri(output: str, version: int) -> str:
 
 def versions(output: str) -> list[int]:
     """Published versions of the dataset in `output`, oldest first."""
-    names = storage.names(storage.join(output, FOLDER))
-    return sorted(int(m[1]) for m in map(_NAME.fullmatch, names) if m)
+    files = storage.listing(storage.join(output, FOLDER))
+    return sorted(int(m[1]) for name, file in files.items() if file.size and (m := _NAME.fullmatch(name)))
 
 
 def read_manifest(output: str, version: int) -> Manifest:
-    return Manifest.from_json(storage.read_bytes(manifest_uri(output, version)))
+    """A published version.
+
+    Raises:
+        FileNotFoundError: it is not there, or no longer: an older version's file may stay, empty, so that no run that
+            stalled can publish under its number (see `transforms.clean_up`).
+        RunFailed: what is there is no manifest.
+    """
+    uri = manifest_uri(output, version)
+    text = storage.read_bytes(uri)
+    if not text:
+        raise FileNotFoundError(uri)
+    try:
+        return Manifest.from_json(text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunFailed(
+            f"{uri}: is no manifest that this release reads ({type(error).__name__}: {error}); was it damaged, or "
+            "written by a newer release?"
+        ) from None
 
 
 def newest_manifest(output: str) -> Manifest | None:
-    """The dataset's newest version, or None where nothing was ever published."""
+    """The dataset's newest version, or None where nothing was ever published.
+
+    Raises:
+        FileNotFoundError: the newest is listed, and cannot be opened.
+    """
     found = versions(output)
     while found:
         try:

@@ -11,6 +11,7 @@ from schemas import storage
 from schemas.embeddings import MODEL_KEY, ZSTD_LEVEL
 from schemas.manifest import PartEntry
 from schemas.model import ModelFingerprint
+from schemas.removals import put_content
 
 KIND = "pairs"
 GROUPS_FOLDER, DUPLICATES_FOLDER, WORK_FOLDER = "_groups", "_duplicates", "_work"
@@ -42,7 +43,7 @@ def pairs_schema(with_text: bool) -> pa.Schema:
     return PAIRS_WITH_TEXT_SCHEMA if with_text else PAIRS_SCHEMA
 
 
-def write_table(output: str, folder: str, table: pa.Table, fingerprint: ModelFingerprint) -> PartEntry:
+def write_table(output: str, run: str, folder: str, table: pa.Table, fingerprint: ModelFingerprint) -> PartEntry:
     """Puts a part named by its content, which a retry finds there. `folder` is one below `output`, or ''."""
     sink = io.BytesIO()
     pq.write_table(
@@ -56,7 +57,7 @@ def write_table(output: str, folder: str, table: pa.Table, fingerprint: ModelFin
     data = sink.getvalue()
     sha = hashlib.sha256(data).hexdigest()
     name = f"{folder}/part-{sha[:32]}.parquet" if folder else f"part-{sha[:32]}.parquet"
-    storage.create(storage.join(output, name), data)
+    name = put_content(output, run, name, data)
     return PartEntry(name, table.num_rows, len(data), f"sha256:{sha}")
 
 

@@ -133,15 +133,10 @@ def listing(folder: str) -> dict[str, FileInfo]:
     return {_name(entry): store.info(entry) for entry in entries if is_file(entry)}
 
 
-def names_before(folder: str, moment: float) -> list[str]:
-    """Names of the files directly in `folder` that last changed before `moment` (seconds since the epoch)."""
-    return sorted(_name(e) for e in _entries(folder)[1] if is_file(e) and _surely_changed_at(e) < moment)
-
-
-def _surely_changed_at(entry: Entry) -> float:
-    """Not earlier than the file really changed: some stores tell whole seconds."""
-    said = changed_at(entry)
-    return said + 1 if said == int(said) else said
+def moments(folder: str) -> dict[str, float]:
+    """When the files directly in `folder` last changed, by name, in seconds by the store's own clock. Compare them with
+    each other only: this machine's clock may be another. Some stores tell whole seconds."""
+    return {_name(entry): changed_at(entry) for entry in _entries(folder)[1] if is_file(entry)}
 
 
 def names(folder: str) -> list[str]:

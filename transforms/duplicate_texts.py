@@ -12,13 +12,17 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas import storage
 from transforms.carry_over import Previous, once_collapsed
+from transforms.long_strings import as_one_array
 from transforms.row_blocks import RowBlock, Source, rows_of
 from transforms.sorted_files import open_work
 
-BUCKETS = 64
+BUCKETS, BUCKET_ROWS = 64, 1 << 21
+"""Buckets of hashes at least, and about how many rows one holds where there are more: a worker has 24 bytes of each in
+memory, and as much again to sort them."""
 
 
 def ragged_arange(counts: np.ndarray) -> np.ndarray:
@@ -91,7 +95,7 @@ class DuplicateGroups:
     def of(cls, table: pa.Table) -> "DuplicateGroups":
         """From what `groups_table` makes."""
         rows, stands = (table.column(name).to_numpy() for name in ("row", "representative"))
-        ids = table.column("id").combine_chunks()
+        ids = as_one_array(table.column("id"))
         again = _as_before(ids, stands)
         representatives, starts = np.unique(stands[~again], return_index=True)
         return cls(
@@ -180,9 +184,13 @@ def hash_texts(block: RowBlock, source: Source) -> Iterator[tuple[int, bytes]]:
     hashed = np.empty((len(numbers), 3), dtype=np.uint64)
     hashed[:, :2] = rows_of(source).text_digests(numbers).view(np.uint64).reshape(-1, 2)
     hashed[:, 2] = numbers
-    buckets = hashed[:, 0] % BUCKETS
+    buckets = hashed[:, 0] % n_buckets(len(rows_of(source)))
     for bucket in np.unique(buckets):
         yield int(bucket), hashed[buckets == bucket].tobytes()
+
+
+def n_buckets(n_rows: int) -> int:
+    return max(BUCKETS, -(-n_rows // BUCKET_ROWS))
 
 
 def equal_texts(chunks: Iterable[bytes]) -> bytes:
@@ -216,7 +224,7 @@ def groups_table(found: Iterable[bytes], source: Source, previous: Previous | No
     ids = rows.take(numbers, ["id"]).column("id")
     table = pa.table({"row": numbers, "first": firsts, "id": ids, "old": old, "new": ~settled})
     table = table.sort_by([(name, "ascending") for name in ("first", "id", "new", "row")])
-    heads = ~_as_before(table.column("id").combine_chunks(), table.column("first").to_numpy())
+    heads = ~_as_before(as_one_array(table.column("id")), table.column("first").to_numpy())
     after = table.column("new").to_numpy()[heads][np.cumsum(heads) - 1]
     by = ["first", "after", "id", "new", "row"]  # what is settled comes first, and so represents
     table = table.append_column("after", pa.array(after)).sort_by([(name, "ascending") for name in by])
@@ -235,7 +243,7 @@ def _as_before(ids: pa.Array, numbers: np.ndarray) -> np.ndarray:
     """(n,) whether each row has the id and the number of the one before it."""
     same = np.zeros(len(ids), dtype=bool)
     if len(ids) > 1:
-        same[1:] = np.asarray(pa.compute.equal(ids[1:], ids[:-1])) & (numbers[1:] == numbers[:-1])
+        same[1:] = np.asarray(pc.equal(ids[1:], ids[:-1])) & (numbers[1:] == numbers[:-1])
     return same
 
 

@@ -49,7 +49,8 @@ class Expansion:
         self.second = 0 if a is b else len(a.ids)
         self.first_member = self.second + len(b.ids)
         more = [groups.ids] if self.grouped else []
-        self.ids = pa.concat_arrays([*(block.ids for block in blocks), *more])
+        wide = groups.ids.type if self.grouped else a.ids.type  # of 32 or 64 bits, as the ids of all groups need
+        self.ids = pa.concat_arrays([*(block.ids.cast(wide) for block in blocks), *more])
         self.numbers = np.concatenate([*(block.numbers for block in blocks), *([groups.members] if more else [])])
         texts = [block.texts for block in blocks if block.texts is not None]
         self.texts = pa.concat_arrays(texts) if texts else None

@@ -7,6 +7,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from schemas.pairs import GROUPS_SCHEMA
+from transforms.long_strings import as_strings
 
 
 def find_groups(rows_a: np.ndarray, rows_b: np.ndarray, ids: pa.Array) -> pa.Table:
@@ -25,9 +26,9 @@ def find_groups(rows_a: np.ndarray, rows_b: np.ndarray, ids: pa.Array) -> pa.Tab
     ids = ids.take(pa.array(order))
     stars = star_representatives(graph)
     columns = {
-        "id": ids,
-        "component": ids.take(pa.array(first_of_component(graph))),
-        "star": ids.take(pa.array(stars)),
+        "id": as_strings(ids),
+        "component": as_strings(ids.take(pa.array(first_of_component(graph)))),
+        "star": as_strings(ids.take(pa.array(stars))),
         "keep": pa.array(stars == np.arange(len(ids))),
     }
     return pa.table(columns, schema=GROUPS_SCHEMA)

@@ -43,6 +43,10 @@ class JoinPlan(FoundPlan):
     keep_unmatched: bool
     rejected: tuple[PartEntry, ...] = ()  # files of the queries that were refused when they were embedded
 
+    @property
+    def work(self) -> str:
+        return self.matching.work
+
 
 class QueryRange(NamedTuple):
     """Queries from one row to another, for one worker to write."""
@@ -100,7 +104,9 @@ def write_query_range(wanted: QueryRange, plan: JoinPlan) -> WrittenRange:
         matched[table.column("row_a").to_numpy() - wanted.start] = True
         histograms.append(histogram_of_scores(table.column("score").to_numpy()))
         named = table.rename_columns([COLUMNS.get(name, name) for name in table.column_names])
-        parts.append(write_table(plan.output, "", in_schema(named, matches_schema(job.with_text)), plan.fingerprint))
+        parts.append(
+            write_table(plan.output, plan.run, "", in_schema(named, matches_schema(job.with_text)), plan.fingerprint)
+        )
     unmatched = _list_unmatched(wanted, ~matched, plan) if plan.keep_unmatched else ()
     histogram = tuple(sum_of_histograms(histograms))
     return WrittenRange(wanted.number, tuple(parts), int(matched.sum()), unmatched, histogram, best)
@@ -114,7 +120,7 @@ def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -
     named = (batch.rename_columns(["id", "text_query"][: len(columns)]) for batch in batches)
     parts = (part.rename_columns(schema.names) for part in parts_of(named, RANGE_QUERIES, PART_TEXT_BYTES))
     tables = (in_schema(part, schema) for part in parts)
-    return tuple(write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint) for table in tables)
+    return tuple(write_table(plan.output, plan.run, UNMATCHED_FOLDER, table, plan.fingerprint) for table in tables)
 
 
 def _rejected(plan: JoinPlan) -> pa.Table:
@@ -130,7 +136,7 @@ def _list_rejected(rejected: pa.Table, plan: JoinPlan) -> PartEntry:
     columns = {"query_id": [f"{source}#{offset}" for source, offset in places]}
     columns |= {"query_text": [""] * rejected.num_rows} if plan.matching.with_text else {}
     table = pa.table(columns, schema=unmatched_schema(plan.matching.with_text))
-    return write_table(plan.output, UNMATCHED_FOLDER, table, plan.fingerprint)
+    return write_table(plan.output, plan.run, UNMATCHED_FOLDER, table, plan.fingerprint)
 
 
 def _first_of_queries(table: pa.Table, job: Matching) -> tuple[tuple[str, str, float, str, str], ...]:
@@ -170,8 +176,8 @@ def _draft(plan: JoinPlan, written: list[WrittenRange]) -> Manifest:
         "best": [list(match) for r in written for match in r.best],
     }
     if not parts:
-        parts = [write_table(plan.output, "", matches_schema(with_text).empty_table(), plan.fingerprint)]
+        parts = [write_table(plan.output, plan.run, "", matches_schema(with_text).empty_table(), plan.fingerprint)]
     if plan.keep_unmatched and not listed:
         empty = unmatched_schema(with_text).empty_table()
-        listed = [write_table(plan.output, UNMATCHED_FOLDER, empty, plan.fingerprint)]
+        listed = [write_table(plan.output, plan.run, UNMATCHED_FOLDER, empty, plan.fingerprint)]
     return draft_of(plan, KIND, parts, listed, details)

@@ -1,45 +1,43 @@
 """Parts, rejects and reads -> the manifest that publishes them: the pipeline's last step.
 
-A dataset version is published by creating `_manifest/<version>.json`, which one run alone can do. Removing what no kept
-version lists is the one step that could harm a run beside this one, which may have adopted such a part. So the two
-sides look at each other: a publisher announces itself (`<version>.intent`) before it looks at what is being removed; a
-remover says what it removes (`<version>.removing`) before it looks for announcements. Whoever comes second sees the
-first: a publisher that needs a file on the list gives up, a remover that sees an announcement leaves it to that run.
+A dataset version is published by creating `_manifest/<version>.json`, which one run alone can do. From then on the run
+has published: whatever fails after it is a warning, and the step, tried again, finds it done. What keeps runs beside
+this one from harm is told in `transforms.clean_up`.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import hashlib
 import itertools
-import json
+import logging
+import secrets
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import apache_beam as beam
 
 from schemas import storage
 from schemas.blocks import SplitRead
-from schemas.embeddings import Part, PartStats, embeddings_schema, is_part_name
+from schemas.embeddings import Part, PartStats, embeddings_schema
 from schemas.errors import RunFailed
-from schemas.manifest import (
-    FOLDER,
-    Counts,
-    Manifest,
-    PartEntry,
-    SplitEntry,
-    manifest_uri,
-    read_manifest,
-    versions,
-)
-from schemas.matches import UNMATCHED_FOLDER
-from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER
+from schemas.manifest import Counts, Manifest, PartEntry, SplitEntry, manifest_uri, newest_manifest
+from schemas.pairs import WORK_FOLDER
 from schemas.rejects import BLANK_REASONS
+from schemas.removals import removals
+from schemas.splits import FileInfo
+from transforms import leases
+from transforms.clean_up import clean_up, put_intent
 from transforms.duplicates import check_ids
 from transforms.gather import keyed_by
 from transforms.plan import Plan, check_fidelity
 from transforms.trace import TRACE
 from transforms.write import REJECTS_FOLDER, EncodedBlock, RejectPart, write_part
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -66,18 +64,37 @@ def publish(plan: Plan, reads: Sequence[SplitRead], parts: Sequence[Part], rejec
     Raises:
         RunFailed: rows are missing, too many are broken, ids are double, or another run published meanwhile.
     """
-    base = read_manifest(plan.output, plan.base_version) if plan.base_version else None
+    newest = newest_manifest(plan.output)
+    if newest and newest.includes(plan.run):  # this step, tried again
+        manifest = newest
+    else:
+        check_base(plan.output, plan.base_version, newest)
+        manifest = _publish(plan, newest, reads, parts, rejects)
+    wind_up(plan.output, plan.run, plan.keep_versions)
+    return manifest
+
+
+def check_base(output: str, base_version: int, newest: Manifest | None) -> None:
+    """Raises RunFailed if another run published since this one was planned."""
+    version = newest.version if newest else 0
+    if version != base_version:
+        raise RunFailed(
+            f"{output}: another run published version {version} while this one worked; nothing of it is damaged. Run "
+            "again to go on from there"
+        )
+
+
+def _publish(
+    plan: Plan, base: Manifest | None, reads: Sequence[SplitRead], parts: Sequence[Part], rejects: Sequence[RejectPart]
+) -> Manifest:
     manifest = _draft(plan, base, reads, parts, rejects)
     _check_error_rate(plan, manifest.counts, rejects)
     check_fidelity(plan, manifest.fidelity)
     if base and manifest.same_data(base):
-        manifest = base
-    else:
-        if not plan.unique_ids and plan.duplicate_ids == "error":
-            check_ids(plan.output, manifest.parts)
-        put_version(plan.output, manifest)
-    storage.replace(storage.join(plan.output, "_SUCCESS"), b"")
-    clean_up(plan.output, plan.keep_versions, plan.started)
+        return base
+    if not plan.unique_ids and plan.duplicate_ids == "error":
+        check_ids(plan.output, manifest.parts)
+    put_version(plan.output, manifest, {p.name: p.etag for p in parts})
     return manifest
 
 
@@ -122,6 +139,7 @@ def _draft(
             "encode_seconds": sum(p.encode_msec for p in parts) / 1000,  # over all workers
             "encoded_tokens": sum(p.stats.tokens for p in parts if not p.adopted),
         },
+        lineage=lineage_of(base),
         reused={
             "splits": len(old),
             "parts": sum(len(s.parts) for s in old) + len({p.name for p in adopted}),
@@ -190,9 +208,9 @@ def _empty_part(plan: Plan, files: dict[str, PartEntry]) -> str:
     table = embeddings_schema(plan.fingerprint, plan.kept).empty_table()
     stats = PartStats(rows_in=0, rows_out=0, tokens=0, truncated=0)
     name = f"part-{plan.fingerprint.digest}.parquet"
-    part = write_part(plan.output, EncodedBlock("", 0, name, table, stats, 0), plan.fingerprint)
-    files[name] = PartEntry(name, 0, part.size, part.checksum)
-    return name
+    part = write_part(plan.output, plan.run, EncodedBlock("", 0, name, table, stats, 0), plan.fingerprint)
+    files[part.name] = PartEntry(part.name, 0, part.size, part.checksum)
+    return part.name
 
 
 def _check_error_rate(plan: Plan, counts: Counts, rejects: Sequence[RejectPart]) -> None:
@@ -208,29 +226,46 @@ def _check_error_rate(plan: Plan, counts: Counts, rejects: Sequence[RejectPart])
     )
 
 
-def put_version(output: str, manifest: Manifest) -> None:
-    """Publishes, if this run may: alone on this version, with every part in place."""
-    version = manifest.version
-    intent = _sign(output, version, f"{manifest.run}.intent")
-    storage.replace(intent, b"")
+def lineage_of(base: Manifest | None) -> tuple[str, ...]:
+    """Runs that published what a version on top of `base` builds on."""
+    return (*base.lineage, base.run) if base else ()
+
+
+def put_version(output: str, manifest: Manifest, etags: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Publishes, if this run may: alone on this version, with every file in place.
+
+    etags: of files that this run wrote or found, as their store told them then
+
+    Raises:
+        RunFailed: another run published this version, or files are gone; nothing is published.
+    """
+    intent = put_intent(output, manifest.version, f"{manifest.run}-{secrets.token_hex(4)}")
     try:
-        _check_files(output, manifest)
-        if not storage.create(manifest_uri(output, version), manifest.to_json()):
-            winner = read_manifest(output, version)
-            if winner.run != manifest.run:  # else: a put of ours whose answer was lost
-                raise RunFailed(
-                    f"{output}: another run published version {version} while this one worked; nothing of it is "
-                    "damaged. Run again to go on from there"
-                )
+        _put(output, manifest, etags)
+    except RunFailed:
+        newest = newest_manifest(output)
+        if not (newest and newest.includes(manifest.run)):
+            raise
+        # Else another attempt of this step was faster, or a put of ours did arrive and its answer did not.
     finally:
-        storage.remove([intent])
+        with contextlib.suppress(Exception):  # it means nothing once the version is published
+            storage.remove([intent])
 
 
-def _check_files(output: str, manifest: Manifest) -> None:
-    """Raises RunFailed unless every file that the manifest lists is there and stays. What is being removed has to be
-    asked for before what is there: a remover takes its list away last."""
-    doomed = {name for sign in _signs(output, ".removing") for name in _listed_in(sign)}
-    damaged = damaged_files(output, manifest) | {entry.name for entry in manifest.files if entry.name in doomed}
+def _put(output: str, manifest: Manifest, etags: Mapping[str, str]) -> None:
+    check_base(output, manifest.parent, newest_manifest(output))
+    _check_files(output, manifest, etags)
+    uri = manifest_uri(output, manifest.version)
+    if not storage.create(uri, manifest.to_json()):
+        check_base(output, manifest.parent, newest_manifest(output))
+        raise RunFailed(f"{uri}: is there, and is no version; if no job is running, remove it and run again")
+
+
+def _check_files(output: str, manifest: Manifest, etags: Mapping[str, str]) -> None:
+    """Raises RunFailed unless every file that the manifest lists is there and stays. What may be being removed has to
+    be asked for before what is there: a clean-up takes its record away last."""
+    doomed = {name for record in removals(output) if not record.is_over for name in record.names}
+    damaged = damaged_files(output, manifest, etags) | {entry.name for entry in manifest.files if entry.name in doomed}
     if damaged:
         raise RunFailed(
             f"{storage.join(output, min(damaged))}: is gone or other than written, as a run beside this one cleaned "
@@ -238,68 +273,48 @@ def _check_files(output: str, manifest: Manifest) -> None:
         )
 
 
-def damaged_files(output: str, manifest: Manifest) -> set[str]:
-    """Names of files that the manifest lists and that are gone, or of another size than written."""
+def damaged_files(output: str, manifest: Manifest, etags: Mapping[str, str] = MappingProxyType({})) -> set[str]:
+    """Names of files that the manifest lists and that are gone, or not as they were written: of another size, or with
+    another tag than the manifest says or `etags`."""
     there = storage.listing(output)
     for folder in sorted({entry.name.split("/")[0] for entry in manifest.files if "/" in entry.name}):
         there |= {f"{folder}/{name}": info for name, info in storage.listing(storage.join(output, folder)).items()}
-    sizes = {name: info.size for name, info in there.items()}
-    return {entry.name for entry in manifest.files if sizes.get(entry.name) != entry.size}
+    local = storage.is_local(output)
+    return {e.name for e in manifest.files if not _is_as_written(e, there.get(e.name), etags.get(e.name, ""), local)}
 
 
-def _sign(output: str, version: int, kind: str) -> str:
-    return storage.join(output, FOLDER, f"{version:08d}.{kind}")
+def _is_as_written(entry: PartEntry, file: FileInfo | None, etag: str, local: bool) -> bool:
+    """Whether a file is the one that a manifest lists, by what a listing tells. On a disk, one with another tag than
+    `etag` is read: a backup may have touched it."""
+    if file is None or file.size != entry.size:
+        return False
+    kind, _, digest = entry.checksum.partition(":")
+    if kind == "etag" and not local:
+        return digest == file.etag
+    if local and kind == "sha256" and etag and etag != file.etag:
+        return hashlib.sha256(storage.read_bytes(file.uri)).hexdigest() == digest
+    return True
 
 
-def _signs(output: str, ending: str) -> list[str]:
-    folder = storage.join(output, FOLDER)
-    return [storage.join(folder, name) for name in sorted(storage.listing(folder)) if name.endswith(ending)]
+def wind_up(
+    output: str, run: str, keep_versions: int, work: str = "", last: Callable[[], object] = lambda: None
+) -> None:
+    """What follows a publish: marks it, removes what is no longer needed, and releases the run's lease. Does no harm
+    twice. A fault in it is a warning, since the run has published; the next run's does what is left.
 
-
-def _listed_in(sign: str) -> list[str]:
-    try:
-        return json.loads(storage.read_bytes(sign))
-    except FileNotFoundError:  # its run has finished meanwhile
-        return []
-
-
-def clean_up(output: str, keep_versions: int, started: float) -> None:
-    """Removes versions older than the newest `keep_versions`, and the files that no kept version lists.
-
-    Files younger than this run are left: a run beside it may be writing them.
+    work: of a job with work in progress, the run's own folder of it
+    last: what else is to be cleaned up where no other run is under way
     """
-    known = versions(output)
-    storage.remove(manifest_uri(output, v) for v in known[:-keep_versions])
-    kept = [read_manifest(output, v) for v in known[-keep_versions:]]
-    listed = {entry.name for m in kept for entry in m.files}
-    for folder in ("", REJECTS_FOLDER, GROUPS_FOLDER, DUPLICATES_FOLDER, UNMATCHED_FOLDER):
-        place = storage.join(output, folder) if folder else output
-        old = [f"{folder}/{n}" if folder else n for n in storage.names_before(place, started) if is_part_name(n)]
-        _remove_unlisted(output, known[-1], [name for name in old if name not in listed])
-        storage.remove_stale_temporaries(place)
-    storage.remove_stale_temporaries(storage.join(output, FOLDER))
-    storage.remove(s for s in _signs(output, ".intent") if s <= _sign(output, known[-1], "~"))
-
-
-def _remove_unlisted(output: str, version: int, unlisted: list[str]) -> None:
-    if unlisted:
-        removing = _sign(output, version, "removing")
-        storage.replace(removing, json.dumps(unlisted).encode())
-        _remove_signed(output, version, removing)
-
-
-def _remove_signed(output: str, version: int, removing: str) -> None:
-    announced = [s for s in _signs(output, ".intent") if s > _sign(output, version, "~")]
-    if not announced and versions(output)[-1] == version:
-        storage.remove(storage.join(output, name) for name in _listed_in(removing))
-    storage.remove([removing])
-
-
-def finish_removals(output: str) -> None:
-    """Ends what a run that was killed in its clean-up had begun, before this run relies on any of it."""
-    known = versions(output)
-    for removing in _signs(output, ".removing"):
-        if known and removing == _sign(output, known[-1], "removing"):
-            _remove_signed(output, known[-1], removing)
-        else:  # of a version that was followed by another: that one's clean-up has done or will do it
-            storage.remove([removing])
+    try:
+        storage.replace(storage.join(output, "_SUCCESS"), b"")
+        alone = clean_up(output, keep_versions, run)
+        if work:
+            storage.remove_folder(storage.join(output, WORK_FOLDER) if alone else work)
+        if alone:
+            last()
+    except Exception as error:  # whatever it is, exit status 1 would say that nothing was published
+        _LOGGER.warning(
+            "%s: published, but the clean-up after it failed: %s; the next run's does it",
+            *map(storage.blanked, (output, str(error) or type(error).__name__)),
+        )
+    leases.release(output, run)

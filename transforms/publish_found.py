@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,8 +14,7 @@ from schemas import storage
 from schemas.manifest import Counts, Manifest, PartEntry, newest_manifest, read_manifest, versions
 from schemas.matches import QUERIES_FOLDER
 from schemas.model import ModelFingerprint
-from schemas.pairs import WORK_FOLDER
-from transforms.publish import clean_up, put_version
+from transforms.publish import check_base, damaged_files, lineage_of, put_version, wind_up
 
 HISTOGRAM_BINS = 20
 BEST_PAIRS = 10
@@ -34,6 +34,11 @@ class FoundPlan:
     fingerprint: ModelFingerprint
     options: dict[str, Any]  # what decides which pairs there are, for the record
     details: dict[str, Any]  # what else is worth knowing
+
+    @property
+    def work(self) -> str:
+        """The folder of this run's work in progress, which a later run of the same command goes on with."""
+        raise NotImplementedError
 
 
 def in_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -62,8 +67,7 @@ def answered(plan: FoundPlan) -> bool:
     base = newest_manifest(plan.output)
     if base is None or base.options != plan.options:
         return False
-    there = ((entry, storage.stat(storage.join(plan.output, entry.name))) for entry in base.files)
-    return all(info is not None and info.size == entry.size for entry, info in there)
+    return not damaged_files(plan.output, base)
 
 
 def publish_found(plan: FoundPlan, draft: Callable[[], Manifest]) -> Manifest:
@@ -73,24 +77,25 @@ def publish_found(plan: FoundPlan, draft: Callable[[], Manifest]) -> Manifest:
         RunFailed: another run published meanwhile.
     """
     base = newest_manifest(plan.output)
-    if base and base.run == plan.run:  # this step, tried again
-        return base
-    manifest = draft()
-    if base and base.version == plan.base_version and manifest.same_data(base):
+    if base and base.includes(plan.run):  # this step, tried again
         manifest = base
     else:
-        put_version(plan.output, manifest)
-    wind_up(plan)
+        check_base(plan.output, plan.base_version, base)
+        manifest = dataclasses.replace(draft(), lineage=lineage_of(base))
+        if base and manifest.same_data(base):
+            manifest = base
+        else:
+            put_version(plan.output, manifest)
+    end(plan)
     return manifest
 
 
-def wind_up(plan: FoundPlan) -> None:
-    """What follows a publish: marks it, and removes older versions and the work in progress. Does no harm twice."""
-    storage.replace(storage.join(plan.output, "_SUCCESS"), b"")
-    clean_up(plan.output, plan.keep_versions, plan.started)
-    storage.remove_folder(storage.join(plan.output, WORK_FOLDER))
-    if "queries_input" in plan.details:
-        _remove_unused_queries(plan.output)
+def end(plan: FoundPlan) -> None:
+    """What follows a publish, as `wind_up` does it. Does no harm twice."""
+    clean_queries = (
+        functools.partial(_remove_unused_queries, plan.output) if "queries_input" in plan.details else object
+    )
+    wind_up(plan.output, plan.run, plan.keep_versions, plan.work, clean_queries)
 
 
 def _remove_unused_queries(output: str) -> None:

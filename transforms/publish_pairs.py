@@ -24,6 +24,7 @@ from schemas.pairs import (
 from transforms.duplicate_texts import load_groups
 from transforms.expand import Comparison
 from transforms.groups import find_groups
+from transforms.long_strings import as_one_array, as_strings
 from transforms.pair_files import ScoreRange, merge_range
 from transforms.publish_found import (
     BEST_PAIRS,
@@ -50,6 +51,10 @@ class MinePlan(FoundPlan):
     max_pairs: int
     groups: bool
 
+    @property
+    def work(self) -> str:
+        return self.comparison.work
+
 
 class PairPart(NamedTuple):
     """A part that is on disk."""
@@ -72,7 +77,7 @@ def write_range(wanted: ScoreRange, plan: MinePlan) -> Iterator[PairPart]:
 
 def _write_part(table: pa.Table, wanted: ScoreRange, number: int, plan: MinePlan) -> PairPart:
     job = plan.comparison
-    entry = write_table(plan.output, "", in_schema(table, pairs_schema(job.with_text)), plan.fingerprint)
+    entry = write_table(plan.output, plan.run, "", in_schema(table, pairs_schema(job.with_text)), plan.fingerprint)
     edges = ""
     if plan.groups:
         edges = f"edges-{wanted.number}-{number}.parquet"
@@ -104,10 +109,10 @@ def publish(plan: MinePlan, parts: list[PairPart]) -> Manifest:
 def _draft(plan: MinePlan, parts: list[tuple[tuple[int, int], PairPart]]) -> Manifest:
     found = [part for _, part in parts]
     empty = pairs_schema(plan.comparison.with_text).empty_table()
-    entries = [p.entry for p in found] or [write_table(plan.output, "", empty, plan.fingerprint)]
+    entries = [p.entry for p in found] or [write_table(plan.output, plan.run, "", empty, plan.fingerprint)]
     extras, duplicates = _duplicates(plan)
     if plan.groups:
-        extras = [*extras, write_table(plan.output, GROUPS_FOLDER, _groups(plan, found), plan.fingerprint)]
+        extras = [*extras, write_table(plan.output, plan.run, GROUPS_FOLDER, _groups(plan, found), plan.fingerprint)]
     details = {
         "pairs": sum(p.entry.rows for p in found),
         "histogram": sum_of_histograms([p.histogram for p in found]),
@@ -125,20 +130,22 @@ def _duplicates(plan: MinePlan) -> tuple[list[PartEntry], dict[str, int]]:
         return [], groups.counts
     sizes = np.diff(groups.offsets)
     stands = groups.ids.filter(pa.array(np.repeat(groups.representatives, sizes) == groups.members))
-    columns = [groups.ids, stands.take(pa.array(np.repeat(np.arange(len(sizes)), sizes)))]
-    columns = [column.cast(pa.string()) for column in columns]
-    table = pa.Table.from_arrays(columns, schema=DUPLICATES_SCHEMA).filter(pa.array(np.repeat(sizes > 1, sizes)))
-    return [write_table(plan.output, DUPLICATES_FOLDER, table, plan.fingerprint)], groups.counts
+    listed = pa.array(np.repeat(sizes > 1, sizes))
+    stands = stands.take(pa.array(np.repeat(np.arange(len(sizes)), sizes)))
+    columns = [as_strings(ids.filter(listed)) for ids in (groups.ids, stands)]
+    table = pa.Table.from_arrays(columns, schema=DUPLICATES_SCHEMA)
+    return [write_table(plan.output, plan.run, DUPLICATES_FOLDER, table, plan.fingerprint)], groups.counts
 
 
 def _groups(plan: MinePlan, parts: list[PairPart]) -> pa.Table:
     job = plan.comparison
-    edges = np.empty((0, 2), dtype=np.int64)
+    found = [np.empty((0, 2), dtype=np.int64)]
     for part in parts:
         with open_work(storage.join(job.work, part.edges)) as file:
             table = pq.read_table(file)
-        edges = np.concatenate([edges, np.column_stack([c.to_numpy() for c in table.columns])])
+        found.append(np.column_stack([c.to_numpy() for c in table.columns]))
+    edges = np.concatenate(found)
     rows, ends = np.unique(edges, return_inverse=True)
     ends = ends.reshape(-1, 2)
-    ids = rows_of(job.source).take(rows, ["id"]).column("id").combine_chunks().cast(pa.string())
+    ids = as_one_array(rows_of(job.source).take(rows, ["id"]).column("id"))
     return find_groups(ends[:, 0], ends[:, 1], ids)

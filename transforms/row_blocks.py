@@ -162,13 +162,8 @@ class Rows:
         """Raises RunFailed where the part is gone, or is not what it was."""
         uri = self.dataset.part_uri(part)
         try:
-            with storage.open_random(self.dataset.part_file(part)) as file:
+            with self.dataset.open_part(part) as file:
                 yield pq.ParquetFile(file, page_checksum_verification=True)
-        except FileNotFoundError:
-            raise RunFailed(
-                f"{uri}: gone, because a newer version than {self.dataset.manifest.version} was published while this "
-                "one was read; run again, or publish with --keep_versions 2"
-            ) from None
         except (pa.ArrowInvalid, OSError) as error:
             raise RunFailed(f"{uri}: cannot be read: {error}; make the dataset again: jobs.embed --fresh") from None
 

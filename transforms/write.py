@@ -16,9 +16,12 @@ import pyarrow.parquet as pq
 from schemas import storage
 from schemas.blocks import OFFSET, SOURCE, Block, RejectChunk
 from schemas.embeddings import MODEL_KEY, Part, PartStats, part_bytes, read_footer
+from schemas.errors import RunFailed
 from schemas.manifest import PartEntry
 from schemas.model import ModelFingerprint
 from schemas.rejects import RAW_BYTES, Reason, Reject, rejects_table
+from schemas.removals import holds, put_content, usable_names
+from schemas.splits import FileInfo
 from transforms.flights import FlightsDoFn
 from transforms.progress import PROGRESS
 from transforms.trace import TRACE
@@ -49,53 +52,69 @@ class RejectPart(NamedTuple):
     examples: tuple[tuple[str, str], ...]  # (reason, an example of it)
 
 
-def find_part(output: str, block: Block, fingerprint: ModelFingerprint) -> Part | None:
+def find_part(output: str, run: str, block: Block, fingerprint: ModelFingerprint) -> Part | None:
     """The part that this block became in an earlier attempt, or None. A file of that name that is not whole, or that
-    lacks rows because their encoding failed, counts as none: it is written again."""
-    return _adopt(output, block.name, block.split_id, block.number, block.table.num_rows, fingerprint)
+    lacks rows because their encoding failed, counts as none: the block is written under another name.
+
+    Raises:
+        RunFailed: a file is there and cannot be opened: encoding anew would cost more than asking again.
+    """
+    for name in usable_names(output, run, block.name):
+        info = storage.stat(storage.join(output, name))
+        if info is None:
+            return None
+        if stats := _good_stats(info, block.table.num_rows, fingerprint):
+            return _part_of(info, name, block.split_id, block.number, stats)
+    return None
 
 
-def _adopt(output: str, name: str, split_id: str, number: int, rows: int, fingerprint: ModelFingerprint) -> Part | None:
-    uri = storage.join(output, name)
-    info = storage.stat(uri)
-    if info is None:
-        return None
+def _good_stats(info: FileInfo, rows: int, fingerprint: ModelFingerprint) -> PartStats | None:
+    """What the footer of a part says, where it is a whole part of so many rows by this model."""
     try:
         with storage.open_random(info) as file:
             schema, stats = read_footer(file)
         made_by = ModelFingerprint.from_json(schema.metadata[MODEL_KEY])
-    except (pa.ArrowInvalid, KeyError, ValueError, TypeError, OSError):
+    except (pa.ArrowInvalid, KeyError, ValueError, TypeError, FileNotFoundError):
         return None
+    except OSError as error:
+        if error.errno is None:  # so Arrow tells a footer that it cannot make sense of
+            return None
+        raise RunFailed(
+            f"{info.uri}: is there and cannot be read: {error.strerror}; mend that or remove the file, and run again"
+        ) from None
     # What made a batch fail may have passed by now: a memory that was full, a device that fell off.
     failed = any(reason == Reason.ENCODE_ERROR for _, reason, _ in stats.rejects)
-    if failed or made_by.digest != fingerprint.digest or stats.rows_in != rows:
-        return None
-    return Part(split_id, number, name, info.size, _checksum(uri, info.etag), True, stats, 0)
+    return stats if not failed and made_by.digest == fingerprint.digest and stats.rows_in == rows else None
 
 
-def _checksum(uri: str, etag: str) -> str:
-    if not storage.is_local(uri):
-        return f"etag:{etag}"
-    return f"sha256:{hashlib.sha256(storage.read_bytes(uri)).hexdigest()}"
+def _part_of(info: FileInfo, name: str, split_id: str, number: int, stats: PartStats) -> Part:
+    checksum = f"etag:{info.etag}"
+    if storage.is_local(info.uri):
+        checksum = f"sha256:{hashlib.sha256(storage.read_bytes(info.uri)).hexdigest()}"
+    return Part(split_id, number, name, info.size, checksum, True, stats, 0, info.etag)
 
 
-def write_part(output: str, block: EncodedBlock, fingerprint: ModelFingerprint, overwrite: bool = False) -> Part:
-    """Puts a part at its name, or adopts the one that another attempt has put there meanwhile."""
-    uri = storage.join(output, block.name)
+def write_part(output: str, run: str, block: EncodedBlock, fingerprint: ModelFingerprint, fresh: bool = False) -> Part:
+    """Puts a part, or adopts the one that another attempt has put there meanwhile. Never writes over a file: a version
+    may list it.
+
+    fresh: what is there is not trusted, unless it is the same byte for byte
+    """
     data = part_bytes(block.table, block.stats)
-    created = not overwrite and storage.create(uri, data)
-    if not created:
-        found = None
-        if not overwrite:
-            found = _adopt(output, block.name, block.split_id, block.number, block.stats.rows_in, fingerprint)
-        if found is not None:
-            return found
-        storage.replace(uri, data)
-    checksum = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    if not storage.is_local(uri):
+    sha256 = hashlib.sha256(data).hexdigest()
+    for name in usable_names(output, run, block.name):
+        uri = storage.join(output, name)
+        created = storage.create(uri, data)
         info = storage.stat(uri)
-        checksum = f"etag:{info.etag if info else ''}"
-    return Part(block.split_id, block.number, block.name, len(data), checksum, False, block.stats, block.encode_msec)
+        if info is None:  # somebody has removed it, against all rules: publishing will find it missing
+            info = FileInfo(uri, len(data), "")
+        if not created and not fresh and (stats := _good_stats(info, block.stats.rows_in, fingerprint)):
+            return _part_of(info, name, block.split_id, block.number, stats)
+        if created or holds(info, data):
+            checksum = f"sha256:{sha256}" if storage.is_local(uri) else f"etag:{info.etag}"
+            where = (block.split_id, block.number, name)
+            return Part(*where, len(data), checksum, False, block.stats, block.encode_msec, info.etag)
+    raise AssertionError("names do not end")
 
 
 def encoder_rejects(block: Block, stats: PartStats) -> RejectChunk | None:
@@ -118,14 +137,13 @@ def encoder_rejects(block: Block, stats: PartStats) -> RejectChunk | None:
     return RejectChunk(block.split_id, rejects)
 
 
-def write_rejects(output: str, chunk: RejectChunk) -> RejectPart:
+def write_rejects(output: str, run: str, chunk: RejectChunk) -> RejectPart:
     """Puts rejected rows in a file named by their content, which a retry finds there."""
     sink = io.BytesIO()
     pq.write_table(rejects_table(chunk.rejects), sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue()
     sha = hashlib.sha256(data).hexdigest()
-    name = f"{REJECTS_FOLDER}/part-{sha[:32]}.parquet"
-    storage.create(storage.join(output, name), data)
+    name = put_content(output, run, f"{REJECTS_FOLDER}/part-{sha[:32]}.parquet", data)
     examples = {str(r.reason): f"{r.source}#{r.offset}: {r.error}" for r in reversed(chunk.rejects)}
     reasons = Counter(str(r.reason) for r in chunk.rejects)
     entry = PartEntry(name, len(chunk.rejects), len(data), f"sha256:{sha}")
@@ -140,16 +158,17 @@ class AdoptParts(beam.PTransform):
     """
 
     output: str
+    run: str  # token of the run
     fingerprint: ModelFingerprint
 
     def expand(self, blocks: beam.PCollection) -> Any:
-        adopt = beam.FlatMap(_adopt_block, self.output, self.fingerprint).with_output_types(Block)
+        adopt = beam.FlatMap(_adopt_block, self.output, self.run, self.fingerprint).with_output_types(Block)
         return blocks | "AdoptPart" >> adopt.with_outputs("parts", "rejects", main="missing")
 
 
-def _adopt_block(block: Block, output: str, fingerprint: ModelFingerprint) -> Iterator[Any]:
+def _adopt_block(block: Block, output: str, run: str, fingerprint: ModelFingerprint) -> Iterator[Any]:
     with TRACE.span("find part"):
-        part = find_part(output, block, fingerprint)
+        part = find_part(output, run, block, fingerprint)
     if part is None:
         yield block
         return
@@ -164,11 +183,12 @@ class WriteParts(beam.PTransform):
     """PCollection[EncodedBlock] -> PCollection[Part]"""
 
     output: str
+    run: str  # token of the run
     fingerprint: ModelFingerprint
-    overwrite: bool = False  # --fresh: what is there is not trusted
+    fresh: bool = False  # what is there is not trusted
 
     def expand(self, blocks: beam.PCollection) -> beam.PCollection:
-        write = functools.partial(_write_and_count, self.output, self.fingerprint, self.overwrite)
+        write = functools.partial(_write_and_count, self.output, self.run, self.fingerprint, self.fresh)
         return blocks | "WritePart" >> beam.ParDo(_WritePart(write)).with_output_types(Part)
 
 
@@ -196,9 +216,9 @@ class _WritePart(FlightsDoFn[EncodedBlock, "Future[Part]"]):
         self.writers.shutdown()  # waits for those that have begun: a run that fails leaves nothing half written
 
 
-def _write_and_count(output: str, fingerprint: ModelFingerprint, overwrite: bool, block: EncodedBlock) -> Part:
+def _write_and_count(output: str, run: str, fingerprint: ModelFingerprint, fresh: bool, block: EncodedBlock) -> Part:
     with TRACE.span("write", rows=block.stats.rows_out):
-        part = write_part(output, block, fingerprint, overwrite)
+        part = write_part(output, run, block, fingerprint, fresh)
     PROGRESS.add(parts=1, input_bytes=block.input_bytes)
     return part
 
@@ -208,7 +228,8 @@ class WriteRejects(beam.PTransform):
     """PCollection[RejectChunk] -> PCollection[RejectPart]"""
 
     output: str
+    run: str  # token of the run
 
     def expand(self, chunks: beam.PCollection) -> beam.PCollection:
-        write = functools.partial(write_rejects, self.output)
+        write = functools.partial(write_rejects, self.output, self.run)
         return chunks | "WriteReject" >> beam.Map(write).with_output_types(RejectPart)

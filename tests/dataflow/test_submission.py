@@ -86,7 +86,9 @@ def test_a_job_is_submitted_and_not_waited_for(submit: Submit, service: Service,
     assert json.loads(found.stdout) == {"output": output, "submitted": JOB_ID}
     assert f"Created job with id: [{JOB_ID}]; the pipeline publishes when it is done" in found.stderr.splitlines()
     assert service.requests == [("POST", "/v1b3/projects/proj-abc1/locations/us-central1/jobs")]
-    assert storage.names(output) == []  # publishing is the pipeline's own last step
+    # Publishing is the pipeline's own last step; until then its lease says that it is alive.
+    assert storage.names(output) == ["_manifest"]
+    assert [name.rpartition(".")[2] for name in storage.names(f"{output}/_manifest")] == ["lease"]
 
 
 def test_what_arrives_is_the_pipeline_with_one_process_a_worker(submit: Submit, service: Service) -> None:
@@ -112,7 +114,8 @@ def test_the_next_run_on_a_published_dataset_says_submitted_too(submit: Submit, 
     found = submit("embed", "--output", f"{bucket}/dataset", "--fresh")
     assert (found.returncode, found.stdout) == (0, f"{bucket}/dataset: {JOB_ID} submitted\n")
     assert len(service.jobs) == 1
-    assert storage.names(f"{bucket}/dataset/_manifest") == ["00000001.json"]
+    names = storage.names(f"{bucket}/dataset/_manifest")
+    assert [name.rpartition(".")[2] for name in names] == ["json", "lease"]
 
 
 def test_a_template_is_written_where_its_launcher_looks_for_it(submit: Submit, service: Service, bucket: str) -> None:

@@ -192,7 +192,12 @@ def test_files_that_went_missing_or_were_damaged_are_made_again(bench: Bench) ->
     reject.unlink()
     assert bench.run() == gone.rows + cut.rows
     assert "made again: 3 files" in bench.log.read_text()
-    bench.assert_clean()
+    # A damaged file is not written over, since the version before lists it: its part has the name that comes next.
+    anew = cut.name.replace(".parquet", "-1.parquet")
+    assert [p.name for p in open_dataset(str(bench.output)).manifest.parts[:2]] == [gone.name, anew]
+    assert harness.contents(bench.output)[anew] == cut.checksum.removeprefix("sha256:")
+    assert harness.run(harness.arguments(bench.source, bench.folder / "clean"), bench.log) == 0
+    assert open_dataset(str(bench.output)).read().equals(open_dataset(str(bench.folder / "clean")).read())
 
 
 def test_a_part_of_another_size_is_published_as_it_is(bench: Bench) -> None:

@@ -26,6 +26,7 @@ import zstandard
 import jobs.embed
 from jobs import cli
 from schemas.errors import InputError
+from schemas.processes import this_process
 from tests.jobs.conftest import Ran, Run
 
 ROOT = Path(__file__).parents[2]
@@ -209,7 +210,7 @@ def test_what_only_the_encoder_can_tell_is_one_line_too(
     found = run_job(source)
     assert found.status == 2
     assert found.stderr.splitlines()[-1] == "error: --dtype bfloat16: not with this model"
-    assert not found.output.exists()
+    assert not [path for path in found.output.rglob("*") if path.is_file()]
 
 
 def test_a_run_that_finds_nothing_new_loads_no_model(run: Run, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,12 +246,14 @@ def test_a_plan_leaves_a_clean_up_that_was_killed_to_the_run(run: Run, source: P
     assert run(source).status == 0
     stray = tmp_path / f"out/part-{'0' * 32}.parquet"
     stray.touch()
-    (tmp_path / "out/_manifest/00000001.removing").write_text(json.dumps([stray.name]))
+    by = [*(this_process() or ())[:3], 1 << 30, "0"]  # a process of this machine that is over
+    record = tmp_path / "out/_manifest/00000001-0.removing"
+    record.write_text(json.dumps({"by": by, "names": [stray.name]}))
     before = tree(tmp_path)
     assert run(source, "--plan").status == 0
     assert tree(tmp_path) == before
     assert run(source).status == 0
-    assert before - tree(tmp_path) == {f"out/{stray.name}", "out/_manifest/00000001.removing"}
+    assert before - tree(tmp_path) == {f"out/{stray.name}", "out/_manifest/00000001-0.removing"}
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.csv", "a.tsv.bz2", "a.jsonl.zst", "a.parquet"])
@@ -353,7 +356,7 @@ def test_a_terminal_shows_rows_speed_and_time_left_and_ctrl_c_ends_at_once(tmp_p
     assert "interrupted: what is finished is kept; run the same command again to go on" in shown.splitlines()[-1]
     assert process.stdout is not None
     assert process.stdout.read() == b""
-    assert not (tmp_path / "out/_manifest").exists()
+    assert not list((tmp_path / "out/_manifest").glob("*.json"))
 
 
 HANGS = """
@@ -416,3 +419,26 @@ def test_switches_and_inputs_may_be_given_as_templates_and_schedulers_give_them(
     found = run(source, f"--input={source.parent / 'b.txt'}", "--fresh=true", "--json=false")
     assert sorted(found.texts.values()) == ["a third", "another", "one row"]
     assert "rows in 3" in found.stdout
+
+
+def test_beams_own_logs_can_be_shown(run: Run, source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert run(source).status == 0
+    assert not [r for r in caplog.records if r.name.startswith("apache_beam")]
+    assert run(source, "--fresh", "--beam_logs").status == 0
+    assert [r for r in caplog.records if r.name.startswith("apache_beam") and r.levelname == "INFO"]
+
+
+@pytest.mark.parametrize(
+    ("runner", "said"),
+    [("DirectRunner", "what is finished is kept"), ("FlinkRunner", "FlinkRunner may go on with the job")],
+)
+def test_ctrl_c_says_what_goes_on_elsewhere(runner: str, said: str) -> None:
+    program = f"""
+import os, signal
+from apache_beam.options.pipeline_options import PipelineOptions
+from jobs import cli
+with cli._interruptible("what is finished is kept"), cli._told_where(PipelineOptions(["--runner={runner}"])):
+    os.kill(os.getpid(), signal.SIGINT)
+"""
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (found.returncode, found.stderr.splitlines()[-1].startswith(f"interrupted: {said}")) == (130, True)

@@ -123,3 +123,42 @@ def test_a_reader_that_meets_a_publish_gets_the_newer_version(tmp_path: Path, mo
     place[2].rename(place[1])
     with pytest.raises(InputError, match="version 1 is not there; there are 2"):
         open_dataset(str(tmp_path), 1)
+
+
+def test_a_version_that_is_listed_and_stays_out_of_reach_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a loop without end."""
+    (tmp_path / "_manifest").mkdir()
+    Path(manifest_uri(str(tmp_path), 1)).write_bytes(manifest().to_json())
+
+    def gone(uri: str) -> bytes:
+        raise FileNotFoundError(uri)
+
+    monkeypatch.setattr(storage, "read_bytes", gone)
+    with pytest.raises(FileNotFoundError, match=r"00000001\.json"):
+        newest_manifest(str(tmp_path))
+
+
+def test_an_empty_file_in_the_place_of_an_old_version_is_no_version(tmp_path: Path) -> None:
+    (tmp_path / "_manifest").mkdir()
+    Path(manifest_uri(str(tmp_path), 1)).touch()
+    assert newest_manifest(str(tmp_path)) is None
+    Path(manifest_uri(str(tmp_path), 2)).write_bytes(manifest(version=2).to_json())
+    assert (versions(str(tmp_path)), open_dataset(str(tmp_path)).manifest.version) == ([2], 2)
+    with pytest.raises(InputError, match="version 1 is not there; there are 2"):
+        open_dataset(str(tmp_path), 1)
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]", b"{}", manifest().to_json()[:-40], b"\xff\xfe"])
+def test_a_damaged_manifest_is_named(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "_manifest").mkdir()
+    Path(manifest_uri(str(tmp_path), 1)).write_bytes(text)
+    with pytest.raises(RunFailed, match=r"00000001\.json: is no manifest that this release reads"):
+        newest_manifest(str(tmp_path))
+
+
+def test_manifests_of_before_know_no_lineage() -> None:
+    found = Manifest.from_json(manifest().to_json().replace(b'"lineage": [],', b""))
+    assert found.lineage == () and found.includes("r") and not found.includes("")
+    assert manifest(lineage=("a", "b")).includes("a")

@@ -144,6 +144,13 @@ def test_other_schemes_and_chains_are_refused_by_name(uri: str) -> None:
 
 def test_a_folder_never_counts_its_namesake_in(tmp_path: Path) -> None:
     assert not str(tmp_path / "out-2" / "a").startswith(storage.folder_uri(str(tmp_path / "out")))
+    place = tmp_path / "out-2"
+    place.mkdir()
+    (place / "a").write_text("a line")
+    for pattern in (str(place), str(place / "a"), f"{place}/*"):
+        check_output(str(tmp_path / "out"), [pattern], storage.find(pattern))
+    with pytest.raises(InputError, match="lies in it"):
+        check_output(str(tmp_path / "out-2"), [str(place / "a")], storage.find(str(place / "a")))
 
 
 @pytest.mark.parametrize("uri", ["http://[2606:2800:21f::1]/a.txt", "https://host.example/a?b=c"])

@@ -143,7 +143,7 @@ def test_what_is_not_there_is_no_error(folder: str) -> None:
     assert storage.listing(gone) == {}
     assert storage.names(gone) == []
     assert storage.find(gone) == []
-    assert storage.names_before(gone, time.time()) == []
+    assert storage.moments(gone) == {}
     storage.remove([gone, gone])
     storage.remove_folder(gone)
     with pytest.raises(FileNotFoundError):
@@ -212,18 +212,18 @@ def test_listings_show_what_others_wrote_and_removed_meanwhile(folder: str, put_
     assert [f.size for f in storage.find(f"{folder}/*")] == [3, 2]
     found = storage.stat(storage.join(folder, "a"))
     assert found is not None and found.size == 3
-    assert storage.names_before(folder, time.time() + 60) == ["a", "b"]
+    assert sorted(storage.moments(folder)) == ["a", "b"]
     assert storage.read_bytes(storage.join(folder, "a")) == b"333"
 
 
-def test_names_before_a_moment_are_those_that_changed_before_it(folder: str) -> None:
-    uri = storage.join(folder, "old")
-    storage.create(uri, b"1")
-    time.sleep(2.5 - time.time() % 1)  # the middle of a second: some stores tell whole ones only
-    moment = time.time()
-    storage.create(storage.join(folder, "new"), b"1")
-    assert storage.names_before(folder, moment) == ["old"]
-    assert storage.names_before(folder, moment - 60) == []
+def test_moments_are_told_by_one_clock_for_all_files(folder: str) -> None:
+    for name in ("old", "new"):
+        storage.create(storage.join(folder, name), b"1")
+        time.sleep(1.1)  # some stores tell whole seconds only
+    moments = storage.moments(folder)
+    assert sorted(moments) == ["new", "old"] and 0.9 < moments["new"] - moments["old"] < 60
+    storage.replace(storage.join(folder, "old"), b"2")
+    assert storage.moments(folder)["old"] > moments["new"]
 
 
 def test_a_folder_is_apart_from_its_namesakes(folder: str) -> None:

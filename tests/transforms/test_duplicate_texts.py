@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from schemas.dataset import open_dataset
 from tests.datasets import clustered, write_dataset
+from transforms import duplicate_texts, long_strings
 from transforms.duplicate_texts import (
     DuplicateGroups,
     Limits,
@@ -18,6 +19,7 @@ from transforms.duplicate_texts import (
     groups_table,
     hash_texts,
     load_groups,
+    n_buckets,
     pages_of,
     ragged_arange,
     save_groups,
@@ -50,6 +52,21 @@ def test_equal_texts_are_groups_and_the_smallest_id_stands_for_them(tmp_path: Pa
     starts, sizes = groups.spans(np.array([0, 1, 3, 6]))
     assert starts.tolist() == [-1, 0, -1, 2] and sizes.tolist() == [1, 2, 1, 3]
     assert groups_of(tmp_path / "other", TEXTS, IDS, block_rows=11).equals(table)
+
+
+def test_ids_of_more_characters_than_an_array_of_strings_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = groups_of(tmp_path / "in", TEXTS, IDS)
+    monkeypatch.setattr(long_strings, "MOST_BYTES", 8)
+    groups = DuplicateGroups.of(groups_of(tmp_path / "in2", TEXTS, IDS))
+    assert (groups.ids.type, groups.ids.to_pylist()) == (pa.large_string(), expected.column("id").to_pylist())
+
+
+def test_more_rows_go_through_more_buckets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert [n_buckets(n) for n in (0, 64 << 21, (64 << 21) + 1, 10**9)] == [64, 64, 65, 477]
+    expected = groups_of(tmp_path / "in", TEXTS, IDS)
+    monkeypatch.setattr(duplicate_texts, "BUCKETS", 1)
+    monkeypatch.setattr(duplicate_texts, "BUCKET_ROWS", 2)
+    assert groups_of(tmp_path / "in2", TEXTS, IDS).equals(expected)
 
 
 def test_rows_of_one_text_and_one_id_are_one_member(tmp_path: Path) -> None:

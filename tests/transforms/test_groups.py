@@ -4,9 +4,11 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from transforms import long_strings
 from transforms.groups import find_groups
 
 Edges = list[tuple[int, int]]
@@ -51,3 +53,12 @@ def test_groups_follow_their_definitions(pairs: set[tuple[int, int]], order: lis
             new = set().union(*(near[j] for j in new)) - reached
             reached |= new
         assert found[i][0] == min(reached)
+
+
+def test_groups_of_more_characters_than_an_array_of_strings_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows_a, rows_b = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    ids = pa.array([f"id {n:03} of a usual length" for n in range(60)])
+    expected = find_groups(rows_a, rows_b, ids)
+    monkeypatch.setattr(long_strings, "MOST_BYTES", 300)
+    found = find_groups(rows_a, rows_b, long_strings.as_one_array(pa.chunked_array([ids])))
+    assert found.equals(expected) and found.column("star").num_chunks > 3

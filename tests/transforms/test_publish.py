@@ -1,62 +1,25 @@
 """The manifest is put once every row is accounted for and every file is there, or not at all."""
 
 import dataclasses
+import json
+import logging
 import os
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
-from schemas.blocks import RejectChunk, SplitRead
+from schemas import storage
+from schemas.blocks import SplitRead
 from schemas.dataset import open_dataset
-from schemas.embeddings import Part, PartStats, embeddings_schema
 from schemas.errors import RunFailed
 from schemas.manifest import Manifest, newest_manifest, versions
-from schemas.model import ModelFingerprint
-from schemas.rejects import Reason, Reject
-from schemas.splits import digest
-from transforms.plan import Plan
-from transforms.publish import finish_removals, publish
-from transforms.write import EncodedBlock, RejectPart, write_part, write_rejects
-
-MODEL = ModelFingerprint(
-    name="m", weights_sha256="0", max_seq_length=8, pooling="mean", normalized=True, prompt="", dim=2, dtype="float32",
-    backend="torch", similarity="cosine", long_texts="truncate",
-)  # fmt: skip
-
-
-def plan(folder: Path, **changes: Any) -> Plan:
-    known: dict[str, Any] = {
-        "output": str(folder), "run": "this", "started": time.time() - 1, "base_version": 0, "order": ("s1", "s2"),
-        "todo": (), "inputs": (), "fingerprint": MODEL, "kept": pa.schema([]), "options": {}, "input_bytes": 0,
-        "max_error_rate": 0.5,
-    }  # fmt: skip
-    return Plan(**known | changes)
-
-
-def part(folder: Path, split: str, number: int, ids: Sequence[str], **stats: Any) -> Part:
-    schema = embeddings_schema(MODEL)
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(np.ones(2 * len(ids), np.float32)), type=schema.field("embedding").type
-    )
-    columns = [list(ids), list(ids), pa.array([3] * len(ids), pa.int32()), [False] * len(ids), vectors]
-    table = pa.Table.from_arrays(columns, schema=schema)
-    known = {"rows_in": len(ids), "rows_out": len(ids), "tokens": 3 * len(ids), "truncated": 0}
-    name = f"part-{digest(list(ids))}.parquet"
-    return write_part(str(folder), EncodedBlock(split, number, name, table, PartStats(**known | stats), 0), MODEL)
-
-
-def reject(folder: Path, split: str, *reasons: Reason) -> RejectPart:
-    chunk = RejectChunk(split, tuple(Reject("a", n, "read", r, f"error {n}", b"") for n, r in enumerate(reasons)))
-    return write_rejects(str(folder), chunk)
-
-
-def read(split: str, blocks: int, rows_in: int) -> SplitRead:
-    return SplitRead(split, blocks, rows_in, 0, ())
+from schemas.processes import this_process
+from schemas.rejects import Reason
+from schemas.removals import removals
+from tests.publishing import MODEL, alive, encoded, part, plan, publish_ids, read, reject
+from transforms.publish import publish
+from transforms.write import write_part
 
 
 def publish_two(folder: Path, **changes: Any) -> Manifest:
@@ -154,36 +117,166 @@ def test_of_two_runs_on_one_version_the_second_says_so(tmp_path: Path) -> None:
     assert newest_manifest(str(tmp_path)) == first
 
 
-def age(folder: Path) -> None:
-    for path in folder.rglob("*.parquet"):
-        os.utime(path, (1000, 1000))
+def test_a_run_that_published_stays_published_when_its_step_is_tried_again(tmp_path: Path) -> None:
+    """Also once the version that it was planned on is gone, and when another run has published on top since."""
+    publish_ids(tmp_path, "first", 0, "a")
+    publish_ids(tmp_path, "second", 1, "b")
+    assert publish_ids(tmp_path, "second", 1, "b").version == 2
+    publish_ids(tmp_path, "third", 2, "c")
+    assert publish_ids(tmp_path, "second", 1, "b").run == "third"
+    assert (versions(str(tmp_path)), newest_manifest(str(tmp_path)).lineage) == ([3], ("first", "second"))  # type: ignore[union-attr]
+    with pytest.raises(RunFailed, match="another run published version 3"):
+        publish_ids(tmp_path, "late", 1, "d")
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left"), RunFailed("InternalError"), ValueError("a bug")])
+@pytest.mark.parametrize("step", ["replace", "moments", "remove", "names"])
+def test_a_fault_after_the_publish_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str, fault: Exception
+) -> None:
+    publish_ids(tmp_path, "first", 0, "a")
+    real = getattr(storage, step)
+
+    def fail(*args: Any) -> Any:
+        if (tmp_path / "_manifest/00000002.json").exists():
+            raise fault
+        return real(*args)
+
+    with monkeypatch.context() as broken, caplog.at_level(logging.WARNING):
+        broken.setattr(storage, step, fail)
+        assert publish_ids(tmp_path, "second", 1, "b").version == 2
+    assert "published, but the clean-up after it failed" in caplog.text or "stays until it runs out" in caplog.text
+    publish_ids(tmp_path, "third", 2, "b")
+    assert files_of(tmp_path) == {entry.name for entry in newest_manifest(str(tmp_path)).files}  # type: ignore[union-attr]
+    assert [name for name in os.listdir(tmp_path / "_manifest") if name.endswith(".json")] == ["00000002.json"]
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.parquet")}
 
 
 @pytest.mark.parametrize("keep_versions", [1, 2])
-def test_files_that_no_kept_version_lists_are_removed_unless_they_are_young(tmp_path: Path, keep_versions: int) -> None:
+def test_files_that_no_kept_version_lists_are_removed(tmp_path: Path, keep_versions: int) -> None:
+    """Of older versions, and what killed runs left."""
     first = publish_two(tmp_path)
     stray = part(tmp_path, "dead run", 0, ["stray"])
-    age(tmp_path)
-    young = part(tmp_path, "run beside this one", 0, ["young"])
-    os.utime(tmp_path / young.name, (time.time() + 5, time.time() + 5))
     (tmp_path / "notes.txt").write_text("not ours")
     new = part(tmp_path, "s3", 0, ["e"])
     next_plan = plan(tmp_path, run="next", base_version=1, order=("s3",), keep_versions=keep_versions)
     publish(next_plan, [read("s3", 1, 1)], [new], [])
-    kept = {new.name, young.name, "notes.txt"} | ({p.name for p in first.parts} if keep_versions == 2 else set())
+    kept = {new.name, "notes.txt"} | ({p.name for p in first.parts} if keep_versions == 2 else set())
     assert {p.name for p in tmp_path.iterdir() if not p.name.startswith("_")} == kept
     assert stray.name not in kept
     assert versions(str(tmp_path)) == ([1, 2] if keep_versions == 2 else [2])
     assert len(list((tmp_path / "_rejects").iterdir())) == keep_versions - 1
 
 
+def test_what_a_run_beside_has_written_is_left_until_that_run_is_over(tmp_path: Path) -> None:
+    """However old it is, and by whichever clock: only that the run is alive counts."""
+    first = publish_ids(tmp_path, "first", 0, "a")
+    with alive(tmp_path, "backfill", 1):
+        mine = part(tmp_path, "backfill", 0, ["x"], "backfill")
+        for moment in (1000, 4_000_000_000):
+            os.utime(tmp_path / mine.name, (moment, moment))
+            base = newest_manifest(str(tmp_path)).version  # type: ignore[union-attr]
+            second = publish_ids(tmp_path, f"nightly {moment}", base, str(moment))
+            assert files_of(tmp_path) == {mine.name, second.parts[0].name}
+        assert first.parts[0].name not in files_of(tmp_path)
+    publish_ids(tmp_path, "last", 3, "b")
+    assert mine.name not in files_of(tmp_path)
+
+
+def test_a_run_that_builds_on_the_newest_version_may_have_found_any_file(tmp_path: Path) -> None:
+    """It began between this run's publish and its clean-up: what it found is removed by its own clean-up, or later."""
+    publish_ids(tmp_path, "first", 0, "a")
+    with alive(tmp_path, "next", 2):
+        second = publish_ids(tmp_path, "second", 1, "b")
+        assert len(files_of(tmp_path)) == 2 and versions(str(tmp_path)) == [1, 2]
+    publish_ids(tmp_path, "unchanged", 2, "b")
+    assert (files_of(tmp_path), versions(str(tmp_path))) == ({second.parts[0].name}, [2])
+
+
+def put_record(folder: Path, version: int, names: list[str], by: Any) -> Path:
+    record = folder / "_manifest" / f"{version:08d}-0.removing"
+    record.write_text(json.dumps({"by": by, "names": names}))
+    return record
+
+
+OVER = [*(this_process() or ())[:3], 1 << 30, "0"]
+ELSEWHERE = ["host", "another boot", "pid:[1]", 1, "0"]
+
+
 def test_a_clean_up_that_was_killed_is_finished_by_the_next_run(tmp_path: Path) -> None:
     publish_two(tmp_path)
     stray = part(tmp_path, "dead run", 0, ["stray"])
-    (tmp_path / "_manifest/00000001.removing").write_text(f'["{stray.name}"]')
-    finish_removals(str(tmp_path))
+    put_record(tmp_path, 1, [stray.name], OVER)
+    publish_two(tmp_path, run="another", base_version=1)
     assert not (tmp_path / stray.name).exists()
     assert os.listdir(tmp_path / "_manifest") == ["00000001.json"]
+
+
+@pytest.mark.parametrize("by", [this_process(), ELSEWHERE, None], ids=["stalled", "elsewhere", "unknown"])
+def test_a_name_that_may_still_be_deleted_is_never_used(tmp_path: Path, by: Any) -> None:
+    """By whoever put the record: nobody else takes it away, and its names are left alone, file or none."""
+    publish_ids(tmp_path, "first", 0, "a")
+    stray = part(tmp_path, "dead run", 0, ["stray"])
+    record = put_record(tmp_path, 1, [stray.name, encoded("", 0, ["gone"]).name], by)
+    ids = ["stray", "gone", "free"]
+    found = [part(tmp_path, "s", number, [i], "later") for number, i in enumerate(ids)]
+    assert [p.name for p in found] == [
+        stray.name.replace(".parquet", "-1.parquet"),
+        encoded("", 0, ["gone"]).name.replace(".parquet", "-1.parquet"),
+        encoded("", 0, ["free"]).name,
+    ]
+    assert not any(p.adopted for p in found)
+    again = [part(tmp_path, "s", number, [i], "later still") for number, i in enumerate(ids)]
+    assert [(p.name, p.adopted) for p in again] == [(p.name, True) for p in found]
+    publish_ids(tmp_path, "second", 1, "b")
+    assert record.exists() and not (tmp_path / stray.name).exists()
+    assert [r.by for r in removals(str(tmp_path))] == [by and type(this_process())(*by)]
+
+
+ZEROS = f"part-{'0' * 32}.parquet"
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", f"../{ZEROS}", "_SUCCESS", f"/{ZEROS}", f"{ZEROS}/..", 7])
+def test_a_record_that_lists_what_is_no_part_is_refused(tmp_path: Path, name: Any) -> None:
+    output, victim = tmp_path / "out", tmp_path / "victim.txt"
+    publish_ids(output, "first", 0, "a")
+    for place in (victim, tmp_path / ZEROS):
+        place.write_text("not ours")
+    before = sorted(tmp_path.rglob("*"))
+    put_record(output, 1, [name], OVER)
+    with pytest.raises(RunFailed, match="is no record of a clean-up"):
+        publish_ids(output, "second", 1, "b")
+    assert [path for path in before if not path.exists()] == []
+
+
+def test_a_record_of_before_is_understood_and_its_names_left_alone(tmp_path: Path) -> None:
+    """Records used to be a list of names, and nothing said whose."""
+    publish_ids(tmp_path, "first", 0, "a")
+    stray = part(tmp_path, "dead run", 0, ["stray"])
+    (tmp_path / "_manifest/00000001.removing").write_text(json.dumps([stray.name]))
+    publish_ids(tmp_path, "second", 1, "stray")
+    assert [p.name for p in newest_manifest(str(tmp_path)).parts] == [stray.name.replace(".parquet", "-1.parquet")]  # type: ignore[union-attr]
+    assert files_of(tmp_path) == {stray.name.replace(".parquet", "-1.parquet")}
+
+
+def test_a_part_that_was_written_anew_since_it_was_found_is_not_published(tmp_path: Path) -> None:
+    """By the same name and of the same size: but its vectors may be another machine's."""
+    found = part(tmp_path, "s1", 0, ["a"])
+    (tmp_path / found.name).unlink()
+    other = write_part(str(tmp_path), "other", encoded("s1", 0, ["a"], vector=2.0), MODEL)
+    assert (other.name, other.size) == (found.name, found.size) and other.checksum != found.checksum
+    with pytest.raises(RunFailed, match=f"{found.name}: is gone or other than written"):
+        publish(plan(tmp_path, order=("s1",)), [read("s1", 1, 1)], [found], [])
+    assert newest_manifest(str(tmp_path)) is None
+
+
+def test_a_part_that_was_only_touched_is_published(tmp_path: Path) -> None:
+    found = part(tmp_path, "s1", 0, ["a"])
+    os.utime(tmp_path / found.name, (1000, 1000))
+    assert publish(plan(tmp_path, order=("s1",)), [read("s1", 1, 1)], [found], []).version == 1
 
 
 def test_double_ids_are_looked_for_where_they_can_be(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from schemas.rejects import Reason, Reject
 from transforms.write import WRITERS, EncodedBlock, WriteParts, encoder_rejects, find_part, write_part, write_rejects
 
 NAME = "part-0123456789abcdef0123456789abcdef.parquet"
+NAME_1 = "part-0123456789abcdef0123456789abcdef-1.parquet"
 MODEL = ModelFingerprint(
     name="m", weights_sha256="0", max_seq_length=8, pooling="mean", normalized=True, prompt="", dim=2, dtype="float32",
     backend="torch", similarity="cosine", long_texts="truncate",
@@ -47,23 +48,26 @@ def encoded(**changes: object) -> EncodedBlock:
 
 
 def test_a_part_is_written_once_and_then_adopted(tmp_path: Path) -> None:
-    first = write_part(str(tmp_path), encoded(), MODEL)
+    first = write_part(str(tmp_path), "run", encoded(), MODEL)
     data = (tmp_path / NAME).read_bytes()
-    again = write_part(str(tmp_path), encoded(tokens=999), MODEL)
+    again = write_part(str(tmp_path), "run", encoded(tokens=999), MODEL)
     assert not first.adopted
     assert again == first._replace(adopted=True, encode_msec=0)
     assert (tmp_path / NAME).read_bytes() == data
-    assert find_part(str(tmp_path), BLOCK, MODEL) == again
+    assert find_part(str(tmp_path), "run", BLOCK, MODEL) == again
     assert (first.size, [p.name for p in tmp_path.iterdir()]) == (len(data), [NAME])
 
 
-def test_overwriting_replaces_what_is_there(tmp_path: Path) -> None:
-    write_part(str(tmp_path), encoded(), MODEL)
-    found = write_part(str(tmp_path), encoded(tokens=999), MODEL, overwrite=True)
-    assert (found.adopted, found.stats.tokens) == (False, 999)
-    part = find_part(str(tmp_path), BLOCK, MODEL)
-    assert part is not None
-    assert part.stats.tokens == 999
+def test_fresh_trusts_only_what_is_the_same_byte_for_byte_and_writes_over_nothing(tmp_path: Path) -> None:
+    first = write_part(str(tmp_path), "run", encoded(), MODEL)
+    data = (tmp_path / NAME).read_bytes()
+    same = write_part(str(tmp_path), "run", encoded(), MODEL, fresh=True)
+    assert (same.name, same.adopted, same.checksum) == (NAME, False, first.checksum)
+    other = write_part(str(tmp_path), "run", encoded(tokens=999), MODEL, fresh=True)
+    assert (other.name, other.adopted, other.stats.tokens) == (NAME_1, False, 999)
+    zombie = write_part(str(tmp_path), "run", encoded(tokens=998), MODEL, fresh=True)
+    assert (zombie.name, (tmp_path / NAME).read_bytes()) == (NAME.replace(".", "-2."), data)
+    assert hashlib.sha256((tmp_path / NAME_1).read_bytes()).hexdigest() == other.checksum.removeprefix("sha256:")
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other model", "other rows", "failed rows", "no part"])
@@ -76,15 +80,50 @@ def test_what_is_no_whole_part_of_this_block_is_written_again(tmp_path: Path, da
     if damage == "other model":
         other = dataclasses.replace(MODEL, prompt="q: ")
         there = there._replace(table=there.table.replace_schema_metadata(embeddings_schema(other).metadata))
-    write_part(str(tmp_path), there, MODEL)
+    write_part(str(tmp_path), "run", there, MODEL)
     path = tmp_path / NAME
     if damage in ("cut", "empty"):
         path.write_bytes(path.read_bytes()[: -20 if damage == "cut" else 0])
     if damage == "no part":
         pq.write_table(pa.table({"x": [1]}), path)
-    assert find_part(str(tmp_path), BLOCK, MODEL) is None
-    assert not write_part(str(tmp_path), encoded(), MODEL).adopted
-    assert find_part(str(tmp_path), BLOCK, MODEL) is not None
+    assert find_part(str(tmp_path), "run", BLOCK, MODEL) is None
+    before = path.read_bytes()
+    written = write_part(str(tmp_path), "run", encoded(), MODEL)
+    assert (written.name, written.adopted, path.read_bytes()) == (NAME_1, False, before)
+    found = find_part(str(tmp_path), "run", BLOCK, MODEL)
+    assert found == written._replace(adopted=True, encode_msec=0)
+
+
+@pytest.mark.parametrize("fault", [OSError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_part_that_cannot_be_read_is_not_taken_for_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError
+) -> None:
+    write_part(str(tmp_path), "run", encoded(), MODEL)
+
+    def fail(_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(storage, "open_random", fail)
+    for act, what in ((find_part, BLOCK), (write_part, encoded())):
+        with pytest.raises(RunFailed, match=f"{NAME}: is there and cannot be read: {fault.strerror}"):
+            act(str(tmp_path), "run", what, MODEL)
+
+
+def test_rows_that_fail_again_are_written_once(tmp_path: Path) -> None:
+    failed = encoded(rows_out=1, rejects=((1, str(Reason.ENCODE_ERROR), "out of memory"),))
+    first, again = (write_part(str(tmp_path), "run", failed, MODEL) for _ in range(2))
+    assert first == again and not again.adopted
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+
+
+def test_rejects_that_were_damaged_are_written_again(tmp_path: Path) -> None:
+    chunk = RejectChunk("split", (Reject("a", 0, "read", Reason.BROKEN_JSON, "error", b"x"),))
+    first = write_rejects(str(tmp_path), "run", chunk)
+    path = tmp_path / first.entry.name
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    again = write_rejects(str(tmp_path), "run", chunk)
+    assert again.entry == first.entry._replace(name=first.entry.name.replace(".parquet", "-1.parquet"))
+    assert write_rejects(str(tmp_path), "run", chunk) == again
 
 
 def test_a_part_says_which_rows_the_encoder_refused() -> None:
@@ -102,7 +141,7 @@ def test_rejects_are_named_by_their_content_and_counted_by_reason(tmp_path: Path
         for n, reason in enumerate([Reason.BROKEN_JSON, Reason.NULL_TEXT, Reason.BROKEN_JSON])
     ]
     chunk = RejectChunk("split", tuple(rejects))
-    first, again = write_rejects(str(tmp_path), chunk), write_rejects(str(tmp_path), chunk)
+    first, again = write_rejects(str(tmp_path), "run", chunk), write_rejects(str(tmp_path), "run", chunk)
     assert first == again
     assert first.reasons == (("broken_json", 2), ("null_text", 1))
     assert first.examples == (("broken_json", "a#0: error 0"), ("null_text", "a#1: error 1"))
@@ -126,7 +165,7 @@ def write_all(folder: Path, found: list[EncodedBlock], check: Any) -> None:
                 EncodedBlock
             )
             | beam.WindowInto(FixedWindows(10))
-            | WriteParts(str(folder), MODEL)
+            | WriteParts(str(folder), "run", MODEL)
             | beam.Map(_seen, str(folder))
         )
         assert_that(parts, check)
