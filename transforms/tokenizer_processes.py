@@ -113,8 +113,9 @@ def main(requests: BinaryIO, answers: BinaryIO) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that this one serves
     own = _receive(requests)
     tokenizer: Tokenizer | None = pickle.loads(own) if own is not None else None
-    while tokenizer and (request := _receive(requests)) is not None:
-        _send(answers, pickle.dumps(tuple(tokenizer(pickle.loads(request))), pickle.HIGHEST_PROTOCOL))
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for the answer any more
+        while tokenizer and (request := _receive(requests)) is not None:
+            _send(answers, pickle.dumps(tuple(tokenizer(pickle.loads(request))), pickle.HIGHEST_PROTOCOL))
 
 
 if __name__ == "__main__":

@@ -79,6 +79,10 @@ def dtypes(given: argparse.Namespace) -> tuple[str, ...]:
     return tuple(given.dtypes.split(",")) if given.device == "cuda" else ("float32",)
 
 
+def texts_of(given: argparse.Namespace) -> dict[str, Callable[[int], list[str]]]:
+    return {name: TEXTS[name] for name in given.texts.split(",")}
+
+
 def _seconds(function: Callable[[], object], times: int) -> float:
     """Of so many calls, what they started on the device included; after one that is not counted."""
     function()
@@ -104,7 +108,7 @@ def encoder(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for dtype in dtypes(given):
         options = EncodeOptions(model=given.model, device=given.device, dtype=dtype)
         own = Encoder(resolve_model(options), options)
-        for name, make in TEXTS.items():
+        for name, make in texts_of(given).items():
             texts = make(size(given, "encoder", name))
             blocks = [texts[start : start + BLOCK_ROWS] for start in range(0, len(texts), BLOCK_ROWS)]
             _encode_blocks(own, blocks[: own.calls + 1])  # what is compiled, cached and allocated once
@@ -176,7 +180,7 @@ def peer(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         model = SentenceTransformer(
             _folder(given.model), device=given.device, model_kwargs={"dtype": dtype, **arguments}
         )
-        for name, make in TEXTS.items():
+        for name, make in texts_of(given).items():
             texts = make(size(given, "peer", name))
             model.encode(texts[:CHECKED_ROWS])
             taken = {}
@@ -334,6 +338,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--quick", action="store_true", help=f"a {QUICK}th of the rows")
     parser.add_argument("--dtypes", default="float16,bfloat16,float32", help="the first is the job's")
+    parser.add_argument("--texts", default=",".join(TEXTS), help="for encoder and peer")
     parser.add_argument("--sections", default=",".join(SECTIONS))
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -350,6 +355,8 @@ def main() -> int:
         given.device,
         "--dtypes",
         given.dtypes,
+        "--texts",
+        given.texts,
         *(["--quick"] if given.quick else []),
     ]
     for name in given.sections.split(","):
