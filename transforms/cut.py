@@ -78,7 +78,7 @@ class Cutter:
             """The row for which the open block has no room."""
             by_weight = np.searchsorted(weights, start_weight + 2 * self._most)
             by_bytes = np.searchsorted(bytes_, start_byte + BLOCK_TEXT_CHARACTERS)
-            return int(min(start + self._most, by_weight, by_bytes))
+            return min(start + self._most, int(by_weight), int(by_bytes))
 
         for candidate in [*candidates.tolist(), size]:
             while (row := full()) < min(candidate + 1, size):
