@@ -76,9 +76,9 @@ class Cutter:
 
         def full() -> int:
             """The row for which the open block has no room."""
-            by_weight = int(np.searchsorted(weights, start_weight + 2 * self._most))
-            by_bytes = int(np.searchsorted(bytes_, start_byte + BLOCK_TEXT_CHARACTERS))
-            return min(start + self._most, by_weight, by_bytes)
+            by_weight = np.searchsorted(weights, start_weight + 2 * self._most)
+            by_bytes = np.searchsorted(bytes_, start_byte + BLOCK_TEXT_CHARACTERS)
+            return min(start + self._most, int(by_weight), int(by_bytes))
 
         for candidate in [*candidates.tolist(), size]:
             while (row := full()) < min(candidate + 1, size):
