@@ -200,6 +200,13 @@ ANIMALS: dict[str, Animal] = {
         {"d_model": HIDDEN, "d_kv": 8, "d_ff": 64, "num_layers": LAYERS, "num_heads": HEADS},
         tokenizer="unigram",
     ),
+    "T5, no stated window": Animal(
+        "T5Config",
+        "T5EncoderModel",
+        {"d_model": HIDDEN, "d_kv": 8, "d_ff": 64, "num_layers": LAYERS, "num_heads": HEADS, "n_positions": 32},
+        tokenizer="unigram",
+        window=None,
+    ),
     "Longformer": Animal("LongformerConfig", "LongformerModel", {"attention_window": [8, 8]}, encode=ALONE),
     "BigBird": Animal("BigBirdConfig", "BigBirdModel", {"attention_type": "original_full"}),
     "BigBird, sparse": Animal(
@@ -335,7 +342,7 @@ def build(name: str, folder: Path) -> str:
     config_class = getattr(transformers, animal.config)
     if animal.config == "GPT2Config":
         common["n_positions"] = common.pop("max_position_embeddings")
-    if animal.config == "XLNetConfig":
+    if animal.config in ("XLNetConfig", "T5Config"):
         del common["max_position_embeddings"]
     known = {k: v for k, v in common.items() if k not in ("hidden_size",) or "d_model" not in animal.settings}
     torch.manual_seed(random.Random(name).randrange(1 << 30))

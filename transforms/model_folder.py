@@ -49,8 +49,8 @@ POSITIONS_AFTER_PADDING = (
     *("longformer", "xmod", "luke", "lilt", "esm"),
 )
 """Their positions start at pad_token_id + 1, so that many of the table are never reached."""
-POSITIONS = ("max_position_embeddings", "n_positions")
-"""How configs call the length of that table."""
+N_POSITIONS = ("gpt2", "gptj", "gpt_bigcode", "codegen", "ctrl", "openai-gpt")
+"""They call the length of that table `n_positions`. T5 has a field of that name too, which says nothing."""
 
 
 class NotReadable(Exception):
@@ -221,10 +221,11 @@ def _max_seq_length(place: Path, module: dict[str, Any]) -> tuple[int, int]:
     if {"processing_kwargs", "tokenizer_name_or_path"} & set(own):
         raise NotReadable
     config, tokenizer = _json(place / "config.json"), _json(place / "tokenizer_config.json")
-    positions = next((config[name] for name in POSITIONS if name in config), -1)
+    kind = config.get("model_type")
+    positions = config.get("n_positions" if kind in N_POSITIONS else "max_position_embeddings", -1)
     known = isinstance(positions, int) and positions > 0
     limit, most = (positions, NO_LIMIT) if known else (NO_LIMIT, NO_LIMIT)
-    if known and config.get("model_type") in POSITIONS_AFTER_PADDING:
+    if known and kind in POSITIONS_AFTER_PADDING:
         padding = config.get("pad_token_id")
         limit = most = positions - (1 if padding is None else padding) - 1
     for kwargs in ("processor_kwargs", "tokenizer_args", "tokenizer_kwargs"):

@@ -23,18 +23,19 @@ CLOSE = {"float32": 2e-5, "bfloat16": 0.05, "float16": 0.01}
 
 
 def probe_texts(config: Any, words: Sequence[str], boundaries: Sequence[int] = ()) -> list[str]:
-    """Two texts, of which the longer is as long as need be to see whether padding changes the shorter.
+    """Texts of which the last is as long as need be to see whether padding changes the others: one of a word, as the
+    window may be short, and one of three, as a tokenizer may drop the first.
 
     words: that the tokenizer knows
     boundaries: numbers of tokens that a batch may not be on both sides of
     """
     looked_at = [value for name in WINDOWS if isinstance(value := _widest(getattr(config, name, 0)), int)]
     longer = min(MOST_PADDING, PADDING + max(looked_at, default=0), *(boundary // 4 for boundary in boundaries))
-    return [words[0], " ".join(words[n % len(words)] for n in range(longer))]
+    return [words[0], " ".join(words[:3]), " ".join(words[n % len(words)] for n in range(longer))]
 
 
 def changes_vectors(compute: Callable[[Any, np.ndarray], np.ndarray], tokens: Any, dtype: str) -> bool:
-    """Whether two texts have other vectors in one batch than each alone.
+    """Whether the tokens' texts have other vectors in one batch than each alone.
 
     compute: (tokens, rows) -> (len(rows), dim) float32
 

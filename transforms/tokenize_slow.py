@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from transforms.tokenize import PROBES, halves, own_words
+from transforms.tokenize import OWN_WORDS, PROBES, halves, own_words
 from transforms.window import window
 
 CHARACTERS_A_TOKEN = 4
@@ -30,7 +30,9 @@ class SlowTokenizer:
         self._model, self._prompt = model, prompt
         self._lock = threading.Lock()  # transformers' tokenizers raise "Already borrowed" when two threads use one
         self.exact = callable(model.tokenizer) and hasattr(model[0], "processing_kwargs")
-        self.own_words = own_words(model.tokenizer) if self.exact else ["a", "word"]
+        vocabulary = getattr(model.tokenizer, "vocab", None)  # of whole words, where they are not of transformers
+        known = [str(word) for word in vocabulary] if isinstance(vocabulary, list | dict) else []
+        self.own_words = own_words(model.tokenizer) if self.exact else [*known[1::3][:OWN_WORDS], "a", "word"]
         self.limit = window(model)
         if self.exact:
             self.limit = min(self.limit, self._width_that_is_cut_to() or self.limit)
