@@ -147,7 +147,8 @@ class Rows:
                 some = places[slice(*np.searchsorted(places, [at, at + len(batch)]))] - at
                 at += len(batch)
                 if len(some):
-                    yield _wide(pa.Table.from_batches([batch])).take(pa.array(some))
+                    table = _wide(pa.Table.from_batches([batch]))
+                    yield table if len(some) == len(batch) else table.take(pa.array(some))
 
     def _read_part(self, part: PartEntry, low: int, high: int, columns: Sequence[str]) -> pa.Table:
         with self._opened(part) as parquet:
