@@ -100,7 +100,7 @@ class _Side:
 
     def block_rows(self, config: JoinConfig, workers: int, match_bytes: int = 0) -> int:
         """match_bytes: of the matches that are kept of each row"""
-        more = match_bytes + (self.rows.mean_text_bytes() if config.with_text else 0)
+        more = match_bytes + (2 * self.rows.mean_text_bytes() if config.with_text else 0)  # they are copied, too
         each = row_bytes(self.rows.dataset.manifest.fingerprint.dim)
         return block_rows(config.memory_mb, each, len(self.rows), workers, more)
 
@@ -126,7 +126,7 @@ def make_plan(
     options = _recorded_options(config, queries, corpus)
     rejected = tuple(queries.manifest.rejects) if text else ()
     if rejected:  # they are counted, and may be listed
-        options["rejected"] = [entry.name for entry in rejected]
+        options["rejected"] = digest([entry.name for entry in rejected])
     top_k = min(config.top_k or 0, max(len(there.rows), 1))
     rows_of_side = [here.block_rows(config, workers, top_k * BYTES_PER_MATCH), there.block_rows(config, workers)]
     matching = Matching(

@@ -75,7 +75,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
         estimate = _estimate(config, rows, sample, units)
     base = newest_manifest(config.output)
     options = _recorded_options(config, dataset)
-    text_bytes = rows.mean_text_bytes() if config.with_text else 0
+    text_bytes = 2 * rows.mean_text_bytes() if config.with_text else 0  # two blocks' are copied when these meet
     each = block_rows(
         config.memory_mb, row_bytes(dataset.manifest.fingerprint.dim), len(rows), workers, more_bytes=text_bytes
     )

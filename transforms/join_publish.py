@@ -124,10 +124,11 @@ def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -
 
 
 def _rejected(plan: JoinPlan) -> pa.Table:
-    """Queries that were text and have no vector, of `REJECTS_SCHEMA`."""
-    uri = rows_of(plan.matching.queries).dataset.uri
-    tables = [read_table(storage.join(uri, entry.name)) for entry in plan.rejected]
-    return pa.concat_tables([REJECTS_SCHEMA.empty_table(), *(t.replace_schema_metadata() for t in tables)])
+    """Queries that were text and have no vector: where they stand, and why."""
+    uri, columns = rows_of(plan.matching.queries).dataset.uri, ["source", "offset", "reason"]
+    tables = [read_table(storage.join(uri, entry.name), columns) for entry in plan.rejected]
+    empty = REJECTS_SCHEMA.empty_table().select(columns)
+    return pa.concat_tables([empty, *(table.replace_schema_metadata() for table in tables)])
 
 
 def _list_rejected(rejected: pa.Table, plan: JoinPlan) -> PartEntry:

@@ -100,8 +100,8 @@ def end(plan: FoundPlan) -> None:
 
 def _remove_unused_queries(output: str) -> None:
     """Queries that were embedded for a version that is no longer kept: a reader would take them for the newest's."""
-    kept = (read_manifest(output, version) for version in versions(output))
-    if not any(str(manifest.details["queries_input"]).endswith(QUERIES_FOLDER) for manifest in kept):
+    kept = (read_manifest(output, version).details.get("queries_input", "") for version in versions(output))
+    if not any(f"/{uri}".endswith(f"/{QUERIES_FOLDER}") for uri in kept):
         storage.remove_folder(storage.join(output, QUERIES_FOLDER))
 
 

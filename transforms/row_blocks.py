@@ -130,7 +130,7 @@ class Rows:
 
     def batches(self, rows: np.ndarray, columns: Sequence[str]) -> Iterator[pa.Table]:
         """These rows, sorted and each once, few at a time: what is long need not all be held."""
-        for part, first in self._parts_of(0, len(self)):
+        for part, first in self._parts_of(int(rows[0]), int(rows[-1]) + 1) if len(rows) else []:
             of_part = rows[slice(*np.searchsorted(rows, [first, first + part.rows]))] - first
             if len(of_part):
                 yield from self._batches_of_part(part, of_part, columns)
@@ -147,7 +147,8 @@ class Rows:
                 some = places[slice(*np.searchsorted(places, [at, at + len(batch)]))] - at
                 at += len(batch)
                 if len(some):
-                    yield _wide(pa.Table.from_batches([batch])).take(pa.array(some))
+                    table = _wide(pa.Table.from_batches([batch]))
+                    yield table if len(some) == len(batch) else table.take(pa.array(some))
 
     def _read_part(self, part: PartEntry, low: int, high: int, columns: Sequence[str]) -> pa.Table:
         with self._opened(part) as parquet:

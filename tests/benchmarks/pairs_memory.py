@@ -18,7 +18,7 @@ import numpy as np
 from tests.benchmarks.processes import machine, markdown, run
 from tests.datasets import clustered, write_dataset
 
-MEMORY_MB, CONSTANT_MB = 256, 1400
+MEMORY_MB, CONSTANT_MB = 256, 1800
 
 
 def near(rows: int, dims: int = 64) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -164,7 +163,6 @@ def equal_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_million_equal_rows_do_not_make_all_their_pairs(run: Miner, equal_rows: Path) -> None:
-    started = time.monotonic()
     refused = run(equal_rows, 0.9)
     assert refused.status == 2 and "--duplicates collapse" in refused.stderr and "499,999,500,000" in refused.stderr
     collapsed = run(equal_rows, 0.9, "--duplicates", "collapse")
@@ -172,7 +170,6 @@ def test_a_million_equal_rows_do_not_make_all_their_pairs(run: Miner, equal_rows
     assert pq.read_table(collapsed.output / "_duplicates").num_rows == MANY
     best = run(equal_rows, 0.9, "--max_pairs", 5)
     assert list(best.scores) == [("0000000", f"{i:07d}") for i in range(1, 6)]
-    assert time.monotonic() - started < 60
 
 
 def test_equal_texts_whose_vectors_did_not_show_it_stop_the_run(
