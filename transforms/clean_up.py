@@ -24,12 +24,13 @@ Each side first puts its own file and then looks for the others', so of two that
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from schemas import storage
 from schemas.embeddings import is_part_name
+from schemas.errors import RunFailed
 from schemas.manifest import FOLDER, Manifest, manifest_uri, read_manifest, versions
 from schemas.matches import UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER
@@ -53,7 +54,8 @@ def clean_up(output: str, keep_versions: int, run: str) -> bool:
     """
     known = versions(output)
     older, version = known[:-keep_versions], known[-1]
-    listed = _listed(_read(output, known[-keep_versions:]))
+    kept = known[-keep_versions:]
+    listed = _listed(_read(output, kept, kept))
     unlisted = {name: moment for name, moment in _files(output).items() if name not in listed}
     records = removals(output)
     gone = _listed(_read(output, older)).union(*(record.names for record in records))
@@ -70,13 +72,16 @@ def clean_up(output: str, keep_versions: int, run: str) -> bool:
     return not others.alive
 
 
-def _read(output: str, wanted: Iterable[int]) -> list[Manifest]:
+def _read(output: str, wanted: Iterable[int], kept: Collection[int] = ()) -> list[Manifest]:
     found = []
     for version in wanted:
         try:
             found.append(read_manifest(output, version))
         except FileNotFoundError:  # a newer version was published meanwhile: `_is_disturbed` finds it
             continue
+        except RunFailed:  # damaged; of a version that is kept nothing can be told apart
+            if version in kept:
+                raise
     return found
 
 

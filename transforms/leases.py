@@ -19,7 +19,7 @@ from schemas.manifest import FOLDER
 from schemas.processes import Process, is_here, is_over, process_of, this_process
 
 ENDING = ".lease"
-RENEW_SECONDS = 60.0
+RENEW_SECONDS = 300.0
 LEASE_SECONDS = 3600.0
 """A driver that renewed nothing for so long is taken for dead, unless its process can be looked at."""
 DETACHED_SECONDS = 86_400.0

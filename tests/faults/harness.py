@@ -10,6 +10,7 @@ import random
 import resource
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -70,17 +71,19 @@ def run(argv: list[str], log: Path, fault: Callable[..., None] | None = None, *a
 def die_at(verb: str, match: str, occurrence: int, after: bool) -> None:
     """Kills this process at a storage verb on a URI that contains `match`, before or after it is done."""
     real = getattr(storage, verb)
-    seen = 0
+    counting, seen = threading.Lock(), 0
 
     def deadly(uri: Any, *args: Any) -> Any:
         nonlocal seen
         uris = [uri] if isinstance(uri, str) else list(uri)
-        hit = any(match in u for u in uris)
-        seen += hit
-        if hit and seen == occurrence and not after:
+        with counting:  # parts are written by several threads
+            hit = any(match in u for u in uris)
+            seen += hit
+            last = hit and seen == occurrence
+        if last and not after:
             os.kill(os.getpid(), signal.SIGKILL)
         result = real(uri if isinstance(uri, str) else uris, *args)
-        if hit and seen == occurrence:
+        if last:
             os.kill(os.getpid(), signal.SIGKILL)
         return result
 

@@ -10,10 +10,11 @@ from schemas import storage
 from schemas.dataset import open_dataset
 from schemas.errors import RunFailed
 from schemas.manifest import newest_manifest, versions
-from tests.publishing import alive, part, publish_ids
+from tests.publishing import MODEL, alive, encoded, part, publish_ids
 from tests.servers.faulty_proxy import FaultyProxy
 from tests.servers.store import Store, environment
 from transforms.publish import damaged_files
+from transforms.write import write_part
 
 
 def parts_in(folder: str) -> set[str]:
@@ -79,3 +80,13 @@ def test_parts_are_there_before_the_manifest_and_deleted_after_it(s3: str, s3_se
     assert len(parts) == 2
     assert max(parts) < intent < manifest < record < deletes[-1]
     assert not [n for n in deletes if n < manifest]
+
+
+def test_what_is_the_same_on_s3_is_not_fetched_to_see_that(s3: str, s3_server: Store) -> None:
+    first = write_part(f"{s3}/out", "run", encoded("s", 0, ["a"]), MODEL)
+    with FaultyProxy(s3_server.url) as proxy, environment(s3_server.through(proxy.url)):
+        again = write_part(f"{s3}/out", "run", encoded("s", 0, ["a"]), MODEL, fresh=True)
+        other = write_part(f"{s3}/out", "run", encoded("s", 0, ["a"], vector=2.0), MODEL, fresh=True)
+    assert again == first
+    assert other.name == first.name.replace(".parquet", "-1.parquet") and other.checksum != first.checksum
+    assert sum(request.method == "GET" and "part-" in request.path for request in proxy.requests) == 1  # of the other

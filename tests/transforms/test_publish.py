@@ -196,6 +196,24 @@ def test_a_run_that_builds_on_the_newest_version_may_have_found_any_file(tmp_pat
     assert (files_of(tmp_path), versions(str(tmp_path))) == ({second.parts[0].name}, [2])
 
 
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_manifest_costs_no_file_that_is_kept(
+    tmp_path: Path, damaged: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of an older version it is no hindrance; of one that is kept, nothing is removed."""
+    publish_ids(tmp_path, "first", 0, "a", keep_versions=3)
+    publish_ids(tmp_path, "second", 1, "b", keep_versions=3)
+    (tmp_path / f"_manifest/{damaged:08d}.json").write_text("{")
+    if damaged == 2:
+        with pytest.raises(RunFailed, match="is no manifest"):
+            publish_ids(tmp_path, "third", 2, "c", keep_versions=2)
+        return
+    publish_ids(tmp_path, "third", 2, "c", keep_versions=3)
+    assert len(files_of(tmp_path)) == 3 and "00000001.json: is no manifest" in caplog.text
+    publish_ids(tmp_path, "fourth", 3, "d", keep_versions=1)
+    assert (len(files_of(tmp_path)), versions(str(tmp_path))) == (1, [4])
+
+
 def put_record(folder: Path, version: int, names: list[str], by: Any) -> Path:
     record = folder / "_manifest" / f"{version:08d}-0.removing"
     record.write_text(json.dumps({"by": by, "names": names}))
@@ -286,3 +304,32 @@ def test_double_ids_are_looked_for_where_they_can_be(tmp_path: Path) -> None:
         publish(plan(tmp_path, unique_ids=False), reads, parts, [])
     kept = dataclasses.replace(plan(tmp_path, unique_ids=False), duplicate_ids="keep")
     assert publish(kept, reads, parts, []).counts.rows_out == 3
+
+
+def test_tokens_of_found_parts_are_not_counted_as_encoded(tmp_path: Path) -> None:
+    parts = [part(tmp_path, "s1", 0, ["a"]), part(tmp_path, "s2", 0, ["b", "c"])]
+    parts[0] = part(tmp_path, "s1", 0, ["a"])
+    assert [p.adopted for p in parts] == [True, False]
+    manifest = publish(plan(tmp_path), [read("s1", 1, 1), read("s2", 1, 2)], parts, [])
+    assert (manifest.timings["encoded_tokens"], manifest.counts.tokens) == (6, 9)
+    assert manifest.reused == {"splits": 0, "parts": 1, "rows": 1}
+
+
+def test_a_fresh_run_takes_nothing_over(tmp_path: Path) -> None:
+    publish_two(tmp_path)
+    new = part(tmp_path, "s3", 0, ["e"])
+    fresh = plan(tmp_path, run="next", base_version=1, order=("s3", "s2"), fresh=True)
+    with pytest.raises(RunFailed, match="1 of 2 splits were never read"):
+        publish(fresh, [read("s3", 1, 1)], [new], [])
+
+
+def test_a_clean_up_takes_away_no_intent_but_of_who_is_over(tmp_path: Path) -> None:
+    publish_ids(tmp_path, "first", 0, "a")
+    for number, by in enumerate((OVER, ELSEWHERE, this_process(), None)):
+        for version in (1, 2, 3):
+            intent = tmp_path / "_manifest" / f"{version:08d}-{number}.intent"
+            intent.write_text(json.dumps({"by": by}))
+    publish_ids(tmp_path, "second", 1, "b")
+    left = sorted(name for name in os.listdir(tmp_path / "_manifest") if name.endswith(".intent"))
+    assert left == [f"{version:08d}-{number}.intent" for version in (1, 2, 3) for number in (1, 2, 3)]
+    assert len(files_of(tmp_path)) == 2  # somebody is about to publish version 3, and may list any

@@ -186,6 +186,6 @@ def test_two_runs_may_stall_in_turn(tmp_path: Path, case: str) -> None:
     """One stalls, then the other, then the first again, before any third request of either."""
     one, its, other, theirs = WANTS[case]
     first, second = steps_of(tmp_path / "a", one, its), steps_of(tmp_path / "b", other, theirs)
-    for steps in range(1, first, 7):
-        for then in range(1, second, 8):
+    for steps in range(1, first, 9):
+        for then in range(1, second, 9):
             race(tmp_path / f"{steps}-{then}", case, [(one, steps), (other, then), (one, 1 << 30)])
