@@ -4,8 +4,6 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from transforms.model_folder import NO_LIMIT
 
 
@@ -57,6 +55,8 @@ def _stated_kwargs(model: Any) -> list[dict[str, Any]]:
 def _positions(model: Any) -> int:
     """The longest text whose positions are all in the table, where they begin behind the padding's, as RoBERTa's do.
     transformers counts the whole table."""
+    import torch  # takes seconds: whoever tokenizes alone does without
+
     found = [
         table.num_embeddings - padding - 1
         for module in model[0].modules()
