@@ -192,10 +192,11 @@ def as_published(kept: pa.Schema, base: Manifest, output: str, asked: Collection
 
 def _still_held(field: pa.Field, published: pa.DataType, version: int) -> pa.DataType:
     if not holds(published, field.type):
+        keep = f", or keep the type with --keep_columns {field.name}:{published}, which rejects rows that do not fit"
         raise InputError(
             f"--keep_columns {field.name}: it is {field.type} in this input and {published} in the published version "
-            f"{version}; no reader takes parts of both for one table. Encode everything anew with --fresh, or keep the "
-            f"type with --keep_columns {field.name}:{published}, which rejects rows whose value does not fit"
+            f"{version}; no reader takes parts of both for one table. Encode everything anew with --fresh"
+            f"{keep if parse_type(str(published)) == published else ''}"
         )
     return published
 

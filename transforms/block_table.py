@@ -51,7 +51,44 @@ def _of_its_values(column: pa.Array, field: pa.Field) -> pa.Array:
     stands under a null, and in which order a dictionary has its values."""
     if types.is_dictionary(field.type):
         return _encoded(column, field)
-    return column.take(pa.array(np.arange(len(column))))
+    column = column.take(pa.array(np.arange(len(column))))
+    return _empty_below_nulls(column, np.zeros(len(column), bool)) if _has_struct(field.type) else column
+
+
+def _has_struct(type_: pa.DataType) -> bool:
+    if types.is_struct(type_):
+        return True
+    return types.is_nested(type_) and any(_has_struct(type_.field(i).type) for i in range(type_.num_fields))
+
+
+def _empty_below_nulls(column: pa.Array, absent: np.ndarray) -> pa.Array:
+    """The column with empty values below structs that are null, as Arrow builds it of Python values: so names of parts
+    were made at first. Parquet's reader has nulls there.
+
+    absent: (n,) bool, where the struct around this column is null; the column is null there
+    """
+    type_, nulls = column.type, column.is_null().to_numpy(zero_copy_only=False)
+    own = nulls & ~absent
+    mask = pa.array(own) if own.any() else None
+    if types.is_struct(type_) and type_.num_fields:
+        children = column.flatten()  # null where the struct is; taking them clears what stands below that
+        if nulls.any():
+            children = [child.take(pa.array(np.arange(len(column)))) for child in children]
+        children = [_empty_below_nulls(child, nulls) for child in children]
+        return pa.StructArray.from_arrays(children, fields=list(type_), mask=mask)
+    if types.is_map(type_):
+        keys, items = column.keys, _empty_below_nulls(column.items, np.zeros(len(column.items), bool))
+        return pa.MapArray.from_arrays(column.offsets, keys, items, type=type_, mask=mask)
+    if types.is_list(type_) or types.is_large_list(type_):
+        values = _empty_below_nulls(column.values, np.zeros(len(column.values), bool))
+        return type(column).from_arrays(column.offsets, values, type=type_, mask=mask)
+    if types.is_fixed_size_list(type_) and not nulls.any():
+        values = column.flatten()
+        return pa.FixedSizeListArray.from_arrays(_empty_below_nulls(values, np.zeros(len(values), bool)), type=type_)
+    if types.is_nested(type_) or not absent.any():
+        return column
+    valid = pa.py_buffer(np.packbits(~own, bitorder="little").tobytes()) if own.any() else None
+    return pa.Array.from_buffers(type_, len(column), [valid, *column.buffers()[1:]], offset=column.offset)
 
 
 def _encoded(column: pa.Array, field: pa.Field) -> pa.Array:

@@ -108,8 +108,10 @@ def write_part(output: str, run: str, block: EncodedBlock, fingerprint: ModelFin
         info = storage.stat(uri)
         if info is None:  # somebody has removed it, against all rules: publishing will find it missing
             info = FileInfo(uri, len(data), "")
-        if not created and not fresh and (stats := _good_stats(info, block.stats.rows_in, fingerprint)):
-            return _part_of(info, name, block.split_id, block.number, stats)
+        found = None if created or fresh else _good_stats(info, block.stats.rows_in, fingerprint)
+        # Rows that failed here were told of: a part that has them would leave them counted twice.
+        if found and found.rejects == block.stats.rejects:
+            return _part_of(info, name, block.split_id, block.number, found)
         if created or holds(info, data):
             checksum = f"sha256:{sha256}" if storage.is_local(uri) else f"etag:{info.etag}"
             where = (block.split_id, block.number, name)

@@ -230,6 +230,15 @@ def test_a_wider_file_that_comes_later_is_refused_until_fresh(run: Run, tmp_path
     assert rows_of_every_reader(fresh.output) == [[5, 2**40, 7]] * 3
 
 
+def test_a_type_that_nobody_can_write_is_not_what_to_ask_for(run: Run, tmp_path: Path) -> None:
+    folder = write(tmp_path / "in", a=pa.array([[1]], pa.list_(pa.int8())))
+    assert run(folder, "--keep_columns", "k").status == 0
+    found = run(write(folder, b=pa.array([[2]], pa.list_(pa.int64()))), "--keep_columns", "k")
+    assert found.status == 2
+    assert "--fresh" in found.stderr
+    assert "keep the type" not in found.stderr
+
+
 def test_a_missing_column_is_refused_or_null(run: Run, tmp_path: Path) -> None:
     folder = write(tmp_path / "in", a=pa.array([1]), b=None)
     (folder / "c.csv").write_text("text\nc 0\n")

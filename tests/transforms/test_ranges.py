@@ -179,3 +179,15 @@ def test_splits_of_a_large_parquet_file_have_rows_enough_or_bytes(monkeypatch: p
     assert splits([(200, 1000)] * 8) == [(0, 2), (2, 4), (4, 6), (6, 8)]
     assert splits([(1, 1000)] * 8) == [(0, 4), (4, 8)]
     assert splits([(1, 1000)] * 7) == [(i, i + 1) for i in range(7)]
+
+
+def test_a_line_weighs_its_bytes_with_kept_columns_too(tmp_path: Path) -> None:
+    """What is large of a row may be kept and not embedded."""
+    rows = [{"id": str(i), "text": f"text {i}", "other": "x" * 2_000} for i in range(300)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = pa.schema([("other", pa.string())])
+    with_kept = options(kept=kept, read=ReadOptions(id_column="id", keep_columns=("other",), kept=kept))
+    blocks = [[b.table.num_rows for b in items(path, o) if isinstance(b, Block)] for o in (options(), with_kept)]
+    assert blocks[0] == blocks[1]
+    assert max(blocks[1]) <= 2 * ROWS_PER_PART // (2_000 * 2 * ROWS_PER_PART // SPLIT_BYTES)

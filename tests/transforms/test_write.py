@@ -94,6 +94,15 @@ def test_what_is_no_whole_part_of_this_block_is_written_again(tmp_path: Path, da
     assert found == written._replace(adopted=True, encode_msec=0)
 
 
+def test_rows_that_failed_here_alone_are_not_counted_twice(tmp_path: Path) -> None:
+    """Their rejects are on their way when the part of a run beside this one, which had them encoded, is found."""
+    whole = write_part(str(tmp_path), "beside", encoded(), MODEL)
+    failed = ((1, str(Reason.ENCODE_ERROR), "out of memory"),)
+    part = write_part(str(tmp_path), "run", encoded(rows_out=1, rejects=failed), MODEL)
+    assert (part.name, part.adopted, part.stats.rejects) == (NAME_1, False, failed)
+    assert find_part(str(tmp_path), "next", BLOCK, MODEL) == whole._replace(adopted=True, encode_msec=0)
+
+
 @pytest.mark.parametrize("fault", [OSError(13, "Permission denied"), OSError(5, "Input/output error")])
 def test_a_part_that_cannot_be_read_is_not_taken_for_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError

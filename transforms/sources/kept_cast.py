@@ -1,6 +1,7 @@
 """Kept columns as a file has them -> as the dataset has them. A value that cannot become one of the dataset's type
 without loss rejects its row."""
 
+import dataclasses
 import math
 import re
 
@@ -34,7 +35,7 @@ def cast_kept(piece: Slice, rows: Rows, kept: pa.Schema) -> Rows:
         columns.append(cast)
         for row, error in errors.items():
             refused.setdefault(row, f"kept column '{field.name}': a value that is no {field.type}: {error}")
-    rows = Rows(rows.offsets, rows.texts, rows.ids, pa.record_batch(columns, names=kept.names), rows.others)
+    rows = dataclasses.replace(rows, kept=pa.record_batch(columns, names=kept.names))
     if not refused:
         return rows
     good = np.ones(count, bool)
