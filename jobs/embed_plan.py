@@ -15,7 +15,7 @@ from schemas.errors import InputError
 from schemas.manifest import Manifest, SplitEntry, newest_manifest
 from schemas.rejects import Reason
 from schemas.splits import FileInfo, Slice, digest
-from transforms.inputs import check_output, earlier_ids, list_inputs, make_splits, slice_files
+from transforms.inputs import check_output, list_inputs, make_splits, slice_files
 from transforms.model import ResolvedModel
 from transforms.plan import Plan, check_fidelity
 from transforms.publish import damaged_files
@@ -43,11 +43,9 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
     earlier = None if config.fresh else base
     kept = _kept_columns({p.file.uri: p for pieces in slices for p in pieces}.values(), config, model, earlier)
     recorded = _recorded_options(config, kept)
-    options = digest(recorded, model.fingerprint.digest)
-    splits = make_splits(slices, options)
+    splits = make_splits(slices, digest(recorded, model.fingerprint.digest))
     damaged = damaged_files(config.output, earlier) if earlier else set()
-    renamed = earlier_ids(splits, options, earlier) if earlier else {}
-    known = {renamed.get(i, i) for i in _whole_splits(earlier, damaged)} if earlier else set()
+    known = _whole_splits(earlier, damaged) if earlier else set()
     todo = tuple(split for split in splits if split.id not in known)
     plan = Plan(
         output=config.output,
@@ -66,7 +64,6 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
         duplicate_ids=config.duplicate_ids,
         keep_versions=config.keep_versions,
         fresh=config.fresh,
-        renamed=renamed,
         min_fidelity=config.encode.min_fidelity,
     )
     _check_finished(plan, earlier, known)
@@ -86,7 +83,7 @@ def make_plan(config: "EmbedConfig", model: ResolvedModel) -> tuple[Plan, BlockO
 def _check_finished(plan: Plan, base: Manifest | None, known: set[str]) -> None:
     """Raises RunFailed where splits that would be taken over are less near to float32 than this run asks for."""
     kept = known.intersection(plan.order)
-    for split in plan.carried(base).values():
+    for split in base.splits if base else ():
         if split.id in kept and split.cosines:
             check_fidelity(plan, {"min_cosine": split.cosines[0]})
 

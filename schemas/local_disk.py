@@ -128,13 +128,6 @@ class LocalDisk(Store):
                     temporary.unlink()
 
 
-def earlier_tag(tag: str) -> str:
-    """The tag of a file as manifests have it that were published before tags had nanoseconds, change time and inode:
-    its time of modification as a float."""
-    seconds, nanoseconds = divmod(int(tag.split(":")[0]), 10**9)
-    return repr(seconds + 1e-9 * nanoseconds)
-
-
 def _without_inode(file: FileInfo) -> FileInfo:
     return file._replace(etag=file.etag.rpartition(":")[0])
 

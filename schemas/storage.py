@@ -22,7 +22,7 @@ from schemas.cloud_stores import S3, Azure, Gcs
 from schemas.errors import InputError, RunFailed
 from schemas.http_store import ANY_HTTP, NO_HTTP, PUBLIC_HTTP, Http, permit_http, permitted_http
 from schemas.hub_store import Hub
-from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk, earlier_tag
+from schemas.local_disk import READ_BUFFER_BYTES, TEMPORARY, LocalDisk
 from schemas.splits import FileInfo
 from schemas.store_faults import LIST, READ, WRITE
 from schemas.stores import Entry, Store, changed_at, is_file
@@ -108,11 +108,6 @@ def is_unchanged(file: FileInfo) -> bool:
     """Whether the file is still the one that was listed. Where every read has made sure of that, nothing is asked."""
     store = resolve(file.uri)[0]
     return store.checks_reads or store.is_same(file, stat(file.uri))
-
-
-def with_earlier_tag(file: FileInfo) -> FileInfo:
-    """The file as versions list it that were published before tags of local files had more than a time."""
-    return file._replace(etag=earlier_tag(file.etag)) if is_local(file.uri) else file
 
 
 def _entries(folder: str) -> tuple[Store, list[Entry]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from schemas import storage
 from schemas.embeddings import is_part_name
 from schemas.errors import InputError, RunFailed
-from schemas.manifest import Manifest, newest_manifest
+from schemas.manifest import newest_manifest
 from schemas.matches import QUERIES_FOLDER, UNMATCHED_FOLDER
 from schemas.pairs import DUPLICATES_FOLDER, GROUPS_FOLDER, WORK_FOLDER
 from schemas.splits import FileInfo, Slice, Split, split_id
@@ -176,19 +176,6 @@ def _packs(small: list[Slice], split_bytes: int) -> Iterator[tuple[Slice, ...]]:
 
 def make_splits(slices: Iterable[tuple[Slice, ...]], options_digest: str) -> list[Split]:
     return [Split(split_id(pieces, options_digest), pieces) for pieces in slices]
-
-
-def earlier_ids(splits: Iterable[Split], options_digest: str, base: Manifest) -> dict[str, str]:
-    """Ids of splits in a version that was published before tags of local files had more than a time -> their ids now,
-    where size and time are the same. What such a version lists is taken over; the next one has the new ids."""
-    known = {split.id for split in base.splits}
-    found = {}
-    for split in (split for split in splits if split.id not in known):
-        pieces = tuple(p._replace(file=storage.with_earlier_tag(p.file)) for p in split.slices)
-        earlier = split_id(pieces, options_digest)
-        if earlier in known:
-            found[earlier] = split.id
-    return found
 
 
 def check_output(output: str, patterns: Iterable[str], inputs: Iterable[FileInfo], kind: str = "embeddings") -> None:

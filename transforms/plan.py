@@ -9,7 +9,6 @@ from typing import Any
 import apache_beam as beam
 import pyarrow as pa
 
-from schemas.manifest import Manifest, SplitEntry
 from schemas.model import ModelFingerprint
 from schemas.splits import FileInfo, Split
 from transforms.fidelity import check
@@ -35,14 +34,7 @@ class Plan:
     duplicate_ids: str = "error"
     keep_versions: int = 1
     fresh: bool = False
-    renamed: dict[str, str] = dataclasses.field(default_factory=dict)  # ids of splits in the base version -> ids now
     min_fidelity: float = -1.0  # of the dataset to float32, where it is not that
-
-    def carried(self, base: Manifest | None) -> dict[str, SplitEntry]:
-        """The base version's splits, by the ids that they have now."""
-        splits = base.splits if base and not self.fresh else ()
-        now = (split._replace(id=self.renamed.get(split.id, split.id)) for split in splits)
-        return {split.id: split for split in now}
 
 
 def check_fidelity(plan: Plan, fidelity: dict[str, float] | None) -> None:

@@ -109,7 +109,7 @@ def _draft(
     files = {entry.name: entry for entry in (*(base.parts if base else ()), *(base.rejects if base else ()))}
     files |= {p.name: PartEntry(p.name, p.stats.rows_out, p.size, p.checksum) for p in parts}
     files |= {r.entry.name: r.entry for r in rejects}
-    carried = plan.carried(base)
+    carried = {split.id: split for split in base.splits} if base and not plan.fresh else {}
     new = _new_splits(reads, parts, rejects)
     missing = [i for i in plan.order if i not in carried and i not in new]
     if missing:

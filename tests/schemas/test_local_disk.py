@@ -226,17 +226,6 @@ def test_a_file_whose_inode_alone_is_another_counts_as_unchanged_while_it_is_rea
     assert not storage.is_unchanged(file._replace(etag="1:" + file.etag.partition(":")[2]))
 
 
-@pytest.mark.parametrize(
-    "moment", [0, 1, 999_999_999, 1_790_000_000_123_456_789, 1_790_000_000_999_999_999, -5, 68_844_205_959]
-)
-def test_the_earlier_tag_is_the_float_that_python_makes_of_the_time(tmp_path: Path, moment: int) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes(b"")
-    os.utime(path, ns=(moment, moment))
-    file = storage.stat(str(path))
-    assert file and storage.with_earlier_tag(file).etag == repr(os.stat(path).st_mtime)
-
-
 def test_a_device_is_written_to_and_stays_a_device(tmp_path: Path) -> None:
     """As root, `--profile /dev/null` once made a file of it."""
     device = tmp_path / "null"

@@ -7,10 +7,9 @@ import pytest
 
 import transforms.encode
 from jobs import embed
-from schemas import local_disk, storage
+from schemas import local_disk
 from schemas.dataset import open_dataset
 from schemas.errors import InputError
-from schemas.manifest import read_manifest, versions
 from schemas.stores import Store
 from tests.fakes import FakeEncoder
 from transforms.inputs import check_output, list_inputs
@@ -81,40 +80,6 @@ def test_an_output_beside_the_input_with_the_same_beginning_is_accepted(corpus: 
     check(tmp_path / "i", corpus)
 
 
-def test_an_output_of_the_time_before_tags_had_nanoseconds_goes_on_without_reading(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transforms.encode, "Encoder", FakeEncoder)
-    out = str(tmp_path / "out")
-    argv = ["--input", str(corpus), "--output", out, "--device", "cpu", "--split_bytes", "30"]
-    with pytest.MonkeyPatch.context() as before:
-        before.setattr(local_disk.LocalDisk, "info", Store.info)  # as it was
-        assert embed.main(argv) == 0
-    earlier = read_manifest(out, 1)
-    assert all(float(file.etag) == os.stat(file.uri).st_mtime for file in earlier.inputs)
-    with pytest.MonkeyPatch.context() as closed:
-        closed.setattr(local_disk.LocalDisk, "open", _no_input_is_read(corpus))
-        assert embed.main(argv) == 0
-    assert versions(out) == [2]
-    now = open_dataset(out).manifest
-    assert (now.parts, now.counts, now.rejects) == (earlier.parts, earlier.counts, earlier.rejects)
-    assert [file.etag.count(":") for file in now.inputs] == [2, 2, 2]
-    assert [split.parts for split in now.splits] == [split.parts for split in earlier.splits]
-    assert {split.id for split in now.splits}.isdisjoint(split.id for split in earlier.splits)
-    assert embed.main(argv) == 0
-    assert versions(out) == [2]
-
-
-def _no_input_is_read(corpus: Path):  # type: ignore[no-untyped-def]
-    real = local_disk.LocalDisk.open
-
-    def open_(self, file, start, stop, ahead):  # type: ignore[no-untyped-def]
-        assert not file.uri.startswith(f"{corpus}/") or stop is None, f"{file.uri} is read"
-        return real(self, file, start, stop, ahead)
-
-    return open_
-
-
 def test_a_file_that_changed_since_is_read_again_though_its_size_is_the_same(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,8 +94,3 @@ def test_a_file_that_changed_since_is_read_again_though_its_size_is_the_same(
     os.utime(changed, ns=(10**18, 10**18))
     assert embed.main(argv) == 0
     assert "LINE of a/x.txt" in open_dataset(out).read(["text"])["text"].to_pylist()
-
-
-def test_the_earlier_tag_of_what_is_on_no_disk_is_its_tag() -> None:
-    file = storage.FileInfo("memory://a", 1, "x")
-    assert storage.with_earlier_tag(file) == file
