@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import storage
 from schemas.dataset import Dataset
-from schemas.pairs import DUPLICATES_FOLDER, read_table
+from schemas.pairs import DUPLICATES_FOLDER
 from transforms.pair_files import FoundPairs, write_pairs
 from transforms.row_blocks import Rows, Source, rows_of
 from transforms.sorted_files import PairFile, settle, settled
@@ -54,8 +53,7 @@ def old_rows(source: Source, previous: Previous) -> tuple[pa.Array, np.ndarray]:
 def once_collapsed(source: Source, previous: Previous) -> np.ndarray:
     """Old rows that a representative stood for, so that the earlier run has no pairs of theirs: sorted numbers."""
     pairs = rows_of(previous.pairs).dataset
-    names = [entry.name for entry in pairs.manifest.extras if entry.name.startswith(DUPLICATES_FOLDER)]
-    tables = [read_table(storage.join(pairs.uri, name)) for name in names]
+    tables = [pairs.read_part(e) for e in pairs.manifest.extras if e.name.startswith(DUPLICATES_FOLDER)]
     collapsed = [t.filter(pc.not_equal(t["id"], t["representative"])).column("id") for t in tables]
     if not sum(map(len, collapsed)):
         return np.empty(0, np.int64)
