@@ -109,6 +109,7 @@ def make_plan(config: MineConfig, workers: int) -> tuple[MinePlan, Filter]:
             "input": config.input,
             "input_version": dataset.manifest.version,
             "input_parts": [part.name for part in dataset.manifest.parts],
+            "input_checksums": [part.checksum for part in dataset.manifest.parts],
             "ids_repeat": _ids_repeat(dataset),
             "method": "exact",
             "filter": choice.why,
@@ -145,7 +146,7 @@ def _previous(config: MineConfig, dataset: Dataset) -> Previous | None:
             f"--previous {config.previous}: of rows embedded with --id_column and --duplicate_ids keep, ids do not "
             "tell which row a pair is of; mine without it"
         )
-    return Previous.of(pairs, [part.name for part in dataset.manifest.parts])
+    return Previous.of(pairs, dataset.manifest.parts)
 
 
 def _ids_repeat(dataset: Dataset) -> bool:

@@ -38,15 +38,21 @@ class Dataset:
             if not is_the_part(file, part.checksum):
                 raise RunFailed(
                     f"{file.uri}: is not the file that version {self.manifest.version} lists, but of other content; "
-                    "was it damaged or replaced? Publish the dataset again: the same jobs.embed command"
+                    "was it damaged or replaced? Remove it, and run the command that made it again"
                 )
             with storage.open_random(file) as opened:
                 yield opened
         except FileNotFoundError:
-            raise RunFailed(
-                f"{file.uri}: gone, because a newer version than {self.manifest.version} was published while this one "
-                "was read; read again, or publish with --keep_versions 2"
-            ) from None
+            raise RunFailed(self._why_gone(file.uri)) from None
+
+    def _why_gone(self, uri: str) -> str:
+        version = self.manifest.version
+        if version in versions(self.uri):  # which goes before its files, where a newer one replaces it
+            return f"{uri}: gone, though version {version} lists it; run the command that made it again"
+        return (
+            f"{uri}: gone, because a newer version than {version} was published while this one was read; read again, "
+            "or publish with --keep_versions 2"
+        )
 
     def read_part(self, part: PartEntry, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of one part. Raises RunFailed as `open_part` does."""

@@ -2,12 +2,10 @@
 
 import hashlib
 import io
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas import storage
 from schemas.embeddings import MODEL_KEY, ZSTD_LEVEL
 from schemas.manifest import PartEntry
 from schemas.model import ModelFingerprint
@@ -59,8 +57,3 @@ def write_table(output: str, run: str, folder: str, table: pa.Table, fingerprint
     name = f"{folder}/part-{sha[:32]}.parquet" if folder else f"part-{sha[:32]}.parquet"
     name = put_content(output, run, name, data)
     return PartEntry(name, table.num_rows, len(data), f"sha256:{sha}")
-
-
-def read_table(uri: str, columns: list[str] | None = None, **options: Any) -> pa.Table:
-    with storage.open_random(uri) as file:
-        return pq.read_table(file, columns=columns, page_checksum_verification=True, **options)

@@ -1,7 +1,8 @@
 """Pairs of an earlier version of the same dataset: what need not be compared again. No Beam.
 
-A part's name says what is in it, so a row of a part that the earlier run has read is old. Pairs of two old rows are
-known; what remains is new rows against all.
+A row of a part that the earlier run has read is old. A part's name says what is in it, but for rows that the encoder
+refused once: made again, it may have more of them, so its checksum counts, too. Pairs of two old rows are known; what
+remains is new rows against all.
 """
 
 import functools
@@ -13,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas import storage
 from schemas.dataset import Dataset
-from schemas.pairs import DUPLICATES_FOLDER, read_table
+from schemas.manifest import PartEntry
+from schemas.pairs import DUPLICATES_FOLDER
 from transforms.pair_files import FoundPairs, write_pairs
 from transforms.row_blocks import Rows, Source, rows_of
 from transforms.sorted_files import PairFile, settle, settled
@@ -28,12 +29,16 @@ class Previous(NamedTuple):
     old_parts: bytes  # a flag for each part of the input
 
     @classmethod
-    def of(cls, pairs: Dataset, parts: Sequence[str]) -> "Previous":
-        seen = Counter(pairs.manifest.details["input_parts"])
+    def of(cls, pairs: Dataset, parts: Sequence[PartEntry]) -> "Previous":
+        details = pairs.manifest.details
+        checksums = details.get("input_checksums")  # an earlier version had none
+        names = details["input_parts"]
+        seen = Counter(zip(names, checksums or [""] * len(names), strict=True))
         flags = []
-        for name in parts:
-            flags.append(seen[name] > 0)
-            seen[name] -= 1
+        for part in parts:
+            key = (part.name, part.checksum if checksums else "")
+            flags.append(seen[key] > 0)
+            seen[key] -= 1
         return cls(Source.of(pairs), bytes(flags))
 
     def is_old(self, rows: Rows, numbers: np.ndarray) -> np.ndarray:
@@ -54,8 +59,7 @@ def old_rows(source: Source, previous: Previous) -> tuple[pa.Array, np.ndarray]:
 def once_collapsed(source: Source, previous: Previous) -> np.ndarray:
     """Old rows that a representative stood for, so that the earlier run has no pairs of theirs: sorted numbers."""
     pairs = rows_of(previous.pairs).dataset
-    names = [entry.name for entry in pairs.manifest.extras if entry.name.startswith(DUPLICATES_FOLDER)]
-    tables = [read_table(storage.join(pairs.uri, name)) for name in names]
+    tables = [pairs.read_part(e) for e in pairs.manifest.extras if e.name.startswith(DUPLICATES_FOLDER)]
     collapsed = [t.filter(pc.not_equal(t["id"], t["representative"])).column("id") for t in tables]
     if not sum(map(len, collapsed)):
         return np.empty(0, np.int64)

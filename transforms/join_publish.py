@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from schemas import storage
 from schemas.manifest import Manifest, PartEntry
 from schemas.matches import KIND, UNMATCHED_FOLDER, matches_schema, unmatched_schema
-from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, PART_TEXT_BYTES, read_table, write_table
+from schemas.pairs import PART_PAIRS, PART_PAIRS_WITH_TEXT, PART_TEXT_BYTES, write_table
 from schemas.rejects import REJECTS_SCHEMA
 from transforms.join_best import ranked
 from transforms.join_matches import BY_QUERY, QUERY_BIN, Matching
@@ -125,8 +124,8 @@ def _list_unmatched(wanted: QueryRange, unmatched: np.ndarray, plan: JoinPlan) -
 
 def _rejected(plan: JoinPlan) -> pa.Table:
     """Queries that were text and have no vector: where they stand, and why."""
-    uri, columns = rows_of(plan.matching.queries).dataset.uri, ["source", "offset", "reason"]
-    tables = [read_table(storage.join(uri, entry.name), columns) for entry in plan.rejected]
+    queries, columns = rows_of(plan.matching.queries).dataset, ["source", "offset", "reason"]
+    tables = [queries.read_part(entry, columns) for entry in plan.rejected]
     empty = REJECTS_SCHEMA.empty_table().select(columns)
     return pa.concat_tables([empty, *(table.replace_schema_metadata() for table in tables)])
 

@@ -1,5 +1,6 @@
 """Pairs as a brute-force scan finds them, whatever the blocks, workers and kills."""
 
+import dataclasses
 import json
 import os
 from collections import defaultdict
@@ -460,6 +461,21 @@ def test_an_earlier_output_may_be_the_output_itself(run: Miner, tmp_path: Path) 
     second = run(new, 0.8, "--previous", first.output, output=first.output)
     assert second.manifest.version == 2 and second.manifest.details["previous"]["version"] == 1
     assert second.files == run(new, 0.8).files
+
+
+def test_a_part_of_the_old_name_with_other_rows_is_compared_anew(run: Miner, tmp_path: Path) -> None:
+    """As when the encoder refused a row, and took it when everything was encoded anew."""
+    vectors, name = clustered(60, 8), "part-00000000000000000000000000000000.parquet"
+    rows = {n: write_dataset(tmp_path / f"of-{n}", vectors[:n]) for n in (59, 60)}
+    for folder in rows.values():
+        manifest = open_dataset(str(folder)).manifest
+        (part,) = manifest.parts
+        os.rename(folder / part.name, folder / name)
+        manifest = dataclasses.replace(manifest, parts=(part._replace(name=name),))
+        (folder / "_manifest/00000001.json").write_bytes(manifest.to_json())
+    full = run(rows[60], 0.5)
+    assert any("row-00059" in pair for pair in full.scores)
+    assert run(rows[60], 0.5, "--previous", run(rows[59], 0.5).output).files == full.files
 
 
 def test_an_earlier_output_that_lacks_pairs_is_refused(run: Miner, tmp_path: Path) -> None:
