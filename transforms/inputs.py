@@ -58,8 +58,14 @@ def list_inputs(patterns: Sequence[str], root: str | None = None) -> list[tuple[
 
 def common_root(patterns: Sequence[str]) -> str:
     """The deepest folder that all patterns share before their first wildcard. It is taken from the patterns, not from
-    what they match today, so that tomorrow's files do not change today's names."""
-    return _common_folder([storage.fixed_folder(p) for p in patterns])
+    what they match today, so that tomorrow's files do not change today's names.
+
+    Raises InputError for a place that cannot be looked at.
+    """
+    try:
+        return _common_folder([storage.fixed_folder(p) for p in patterns])
+    except (InputError, RunFailed) as error:
+        raise InputError(f"--input {error}") from None
 
 
 def linked_files(uris: Iterable[str]) -> dict[str, str]:
