@@ -162,9 +162,10 @@ class Job:
                 self._failures.append(_failure(row, found))
 
     def _measured_together(self) -> list[list[int]]:
-        """A row alone is not padded. On a GPU, eight calls would take as long as computing the block does."""
+        """A row alone is not padded. On a GPU, eight calls would take as long as computing the block does; there all go
+        together, where the model allows for padding at all."""
         rows = list(self._references)
-        return [[row] for row in rows] if self._most_padding is None else [rows][: len(rows)]
+        return [rows][: len(rows)] if self._most_padding else [[row] for row in rows]
 
     def _measure(self, rows: list[int]) -> None:
         """By torch in float32; one row after the other where they fail together."""
