@@ -14,6 +14,7 @@ from schemas.errors import RunFailed
 from schemas.rejects import Reject
 from schemas.splits import Slice, Split
 from transforms.block_table import block_table
+from transforms.collector import freeze_objects
 from transforms.cut import Cutter
 from transforms.progress import PROGRESS
 from transforms.ranges import anchored_rows, row_marks
@@ -141,6 +142,7 @@ class _ReadSplit(beam.DoFn):
 
     def setup(self) -> None:
         storage.permit_http(self.options.http)
+        freeze_objects()
 
     def process(self, split: Split) -> Iterator[Any]:
         for item in TRACE.each("read", read_split(split, self.options)):
