@@ -1,5 +1,6 @@
 """Python's garbage collector, kept off what lives as long as the process. No Beam."""
 
+import atexit
 import functools
 import gc
 
@@ -13,3 +14,4 @@ def freeze_objects() -> None:
     second time it would keep for ever what an earlier job of the same process has left, a model for one.
     """
     gc.freeze()
+    atexit.register(gc.unfreeze)  # or libraries would say at the end that their objects leaked
