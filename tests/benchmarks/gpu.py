@@ -213,39 +213,33 @@ def job(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
         texts = Path(folder) / "texts.txt"
         rows = size(given, "job", "18")
         texts.write_text("".join(f"{text}\n" for text in TEXTS["18"](rows)), encoding="utf-8")
-        for dtype in dtypes(given)[:1]:
-            output, trace = Path(folder) / f"out-{dtype}", Path(folder) / "trace.json"
-            flags = ["--runner=DirectRunner", "--input", str(texts), "--output", str(output), "--device", given.device]
-            flags += ["--model", given.model, "--dtype", dtype, "--json", "--profile", str(trace)]
-            finished = run(["-m", "jobs.embed", *flags])
-            spans, said = spans_of(trace), json.loads(finished.stdout)
-            yield {
-                "what": "job",
-                "dtype": dtype,
-                "rows": rows,
-                "seconds": finished.seconds,
-                "texts_per_second": rows / finished.seconds,
-                "start_apart_seconds": spans.seconds(),
-                "start_apart_texts_per_second": rows / spans.seconds(),
-                "encode_seconds": said["encode_seconds"],
-                "tokens": computed(output),
-                "peak_mb": finished.peak_mb,
-                "shares": spans.shares(),
-            }
-            flags = ["--runner=DirectRunner", "--input", str(texts), "--output", str(Path(folder) / "free")]
-            finished = run(["-m", "tests.benchmarks.free_job", *flags, "--model", given.model, "--json"])
-            yield {"what": "job without an encoder", "rows": rows, "seconds": json.loads(finished.stdout)["seconds"]}
+        dtype = dtypes(given)[0]
+        output, trace = Path(folder) / "out", Path(folder) / "trace.json"
+        flags = ["--runner=DirectRunner", "--input", str(texts), "--output", str(output), "--device", given.device]
+        flags += ["--model", given.model, "--dtype", dtype, "--json", "--profile", str(trace)]
+        finished = run(["-m", "jobs.embed", *flags])
+        spans, said = spans_of(trace), json.loads(finished.stdout)
+        yield {
+            "what": "job",
+            "dtype": dtype,
+            "rows": rows,
+            "seconds": finished.seconds,
+            "texts_per_second": rows / finished.seconds,
+            "start_apart_seconds": spans.seconds(),
+            "start_apart_texts_per_second": rows / spans.seconds(),
+            "encode_seconds": said["encode_seconds"],
+            "tokens": computed(output),
+            "peak_mb": finished.peak_mb,
+            "shares": spans.shares(),
+        }
+        flags = ["--runner=DirectRunner", "--input", str(texts), "--output", str(Path(folder) / "free")]
+        finished = run(["-m", "tests.benchmarks.free_job", *flags, "--model", given.model, "--json"])
+        yield {"what": "job without an encoder", "rows": rows, "seconds": json.loads(finished.stdout)["seconds"]}
         few = Path(folder) / "few.txt"
         rows //= 10
         few.write_text("".join(f"{text}\n" for text in TEXTS["18"](rows)), encoding="utf-8")
         (Path(folder) / "plain").mkdir()
-        script = [
-            "tests/benchmarks/peers/plain_script.py",
-            "--model",
-            _folder(given.model),
-            "--dtype",
-            dtypes(given)[0],
-        ]
+        script = ["tests/benchmarks/peers/plain_script.py", "--model", _folder(given.model), "--dtype", dtype]
         finished = run([*script, "--input", str(few), "--output", str(Path(folder) / "plain"), "--batch_size", "1024"])
         yield {"what": "plain script", "rows": rows, "seconds": finished.seconds}
 
