@@ -1,5 +1,6 @@
 """Rows of one block -> its Arrow table, whose bytes are a function of what the rows hold and of nothing else."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -8,9 +9,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from schemas import storage
 from schemas.blocks import OFFSET, SOURCE
 from schemas.errors import RunFailed
 from transforms.sources import ReadOptions, Rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """What turns rows into blocks. All of it but the last two is part of every split's identity."""
+
+    read: ReadOptions
+    kept: pa.Schema
+    fingerprint_digest: str
+    id_from: str = "offset"  # offset or text; an id column wins over both
+    rows_per_part: int = 16_384
+    split_bytes: int = 8 << 20
+    skip_bad_files: bool = False
+    http: str = storage.NO_HTTP  # what workers may read by http
 
 
 def block_table(rows: Sequence[tuple[str, Rows]], read: ReadOptions, kept: pa.Schema, id_from: str) -> pa.Table:

@@ -18,18 +18,14 @@ Boundaries never decrease from one position to the next, so ranges neither overl
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.compute as pc
 
 from schemas.splits import Slice
-from transforms.block_table import kept_bytes
+from transforms.block_table import BlockOptions, kept_bytes
 from transforms.cut import Candidates, RowMarks, row_hashes, weight_unit
 from transforms.sources import Rows, beginning, parquet_row_groups, read_batches
-
-if TYPE_CHECKING:
-    from transforms.read import BlockOptions
 
 SEARCH_SPLITS = 4
 LARGE_FILE_SPLITS = 8
@@ -38,7 +34,7 @@ FIRST_STEP, STEP, PROBE = 8, 16, 64
 NOWHERE = np.iinfo(np.int64).max
 
 
-def row_marks(rows: Rows, options: "BlockOptions") -> RowMarks:
+def row_marks(rows: Rows, options: BlockOptions) -> RowMarks:
     """What decides where these rows are cut."""
     sizes = pc.binary_length(rows.texts).to_numpy() if rows.sizes is None else rows.sizes
     return RowMarks(
@@ -49,7 +45,7 @@ def row_marks(rows: Rows, options: "BlockOptions") -> RowMarks:
     )
 
 
-def anchored_rows(piece: Slice, options: "BlockOptions") -> Iterator[Rows]:
+def anchored_rows(piece: Slice, options: BlockOptions) -> Iterator[Rows]:
     """The rows between the boundaries of the piece; all rows of a file that is read whole."""
     if piece.whole:
         yield from read_batches(piece, options.read)
@@ -62,7 +58,7 @@ def anchored_rows(piece: Slice, options: "BlockOptions") -> Iterator[Rows]:
 class _Boundary:
     """One boundary, searched for from `position` to `until` (not included)."""
 
-    def __init__(self, position: int, until: int, options: "BlockOptions", is_sure: bool = True) -> None:
+    def __init__(self, position: int, until: int, options: BlockOptions, is_sure: bool = True) -> None:
         """is_sure: whether there is a boundary in any case, unless the file ends"""
         self.position, self.until, self.is_sure = position, until, is_sure
         self.offset: int | None = None
@@ -104,7 +100,7 @@ class _Boundary:
         return min(self.until, self.position + _part(PROBE, self._options))
 
 
-def _between_lines(piece: Slice, options: "BlockOptions") -> Iterator[Rows]:
+def _between_lines(piece: Slice, options: BlockOptions) -> Iterator[Rows]:
     begin = _line_boundary(piece, piece.start, options) if piece.start else None
     searched = [begin] if begin else []  # the range's begin, and each position that is passed where it may end
     at = piece.start
@@ -131,18 +127,18 @@ def _between_lines(piece: Slice, options: "BlockOptions") -> Iterator[Rows]:
             position += options.split_bytes
 
 
-def _line_boundary(piece: Slice, position: int, options: "BlockOptions") -> _Boundary:
+def _line_boundary(piece: Slice, position: int, options: BlockOptions) -> _Boundary:
     is_large = piece.file.size >= LARGE_FILE_SPLITS * options.split_bytes
     if is_large and position // options.split_bytes % SEARCH_SPLITS:
         return _Boundary(position, position + _part(FIRST_STEP, options), options, is_sure=False)
     return _Boundary(position, position + SEARCH_SPLITS * options.split_bytes, options)
 
 
-def _part(share: int, options: "BlockOptions") -> int:
+def _part(share: int, options: BlockOptions) -> int:
     return max(1, options.split_bytes // share)
 
 
-def _between_row_groups(piece: Slice, options: "BlockOptions") -> Iterator[Rows]:
+def _between_row_groups(piece: Slice, options: BlockOptions) -> Iterator[Rows]:
     """Ranges of Parquet are row groups. Where no anchor turns up within `SEARCH_SPLITS` split sizes of all columns and
     as many times the rows of a block, a boundary is at the next row group."""
     groups = parquet_row_groups(piece.file)
@@ -158,14 +154,14 @@ def _between_row_groups(piece: Slice, options: "BlockOptions") -> Iterator[Rows]
             return
 
 
-def _from_row_group(piece: Slice, groups: int, options: "BlockOptions") -> Iterator[Rows]:
+def _from_row_group(piece: Slice, groups: int, options: BlockOptions) -> Iterator[Rows]:
     """All rows from the piece on, behind it few at once: not many of them are wanted."""
     yield from read_batches(piece, options.read)
     if piece.stop < groups:
         yield from read_batches(beginning(piece._replace(start=piece.stop, stop=groups)), options.read)
 
 
-def _row_group_boundary(groups: list[tuple[int, int]], number: int, options: "BlockOptions") -> _Boundary:
+def _row_group_boundary(groups: list[tuple[int, int]], number: int, options: BlockOptions) -> _Boundary:
     """The search from row group `number` on."""
     rows = np.concatenate([[0], np.cumsum([n for n, _ in groups], dtype=np.int64)])
     sizes = np.concatenate([[0], np.cumsum([size for _, size in groups], dtype=np.int64)])

@@ -6,36 +6,21 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-import pyarrow as pa
 
 from schemas import storage
 from schemas.blocks import Block, RejectChunk, SplitRead, block_name
 from schemas.errors import RunFailed
 from schemas.rejects import Reject
 from schemas.splits import Slice, Split
-from transforms.block_table import block_table
+from transforms.block_table import BlockOptions, block_table
 from transforms.collector import freeze_objects
 from transforms.cut import Cutter
 from transforms.progress import PROGRESS
 from transforms.ranges import anchored_rows, row_marks
-from transforms.sources import BadFile, BlankLine, ReadOptions, Rows, read_ahead
+from transforms.sources import BadFile, BlankLine, Rows, read_ahead
 from transforms.trace import TRACE
 
 REJECTS_PER_CHUNK = 1000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BlockOptions:
-    """What turns rows into blocks. All of it but the last two is part of every split's identity."""
-
-    read: ReadOptions
-    kept: pa.Schema
-    fingerprint_digest: str
-    id_from: str = "offset"  # offset or text; an id column wins over both
-    rows_per_part: int = 16_384
-    split_bytes: int = 8 << 20
-    skip_bad_files: bool = False
-    http: str = storage.NO_HTTP  # what workers may read by http
 
 
 def read_split(split: Split, options: BlockOptions) -> Iterator[Block | RejectChunk | SplitRead]:
